@@ -1,0 +1,69 @@
+"""A real Postgres, and a freshly migrated schema for every test of a pgdbm service.
+
+`pgdbm_db("users")` in a conftest makes a fixture; the rest are types for annotations, errors and warnings. All of it is
+loaded when it is used first.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_pgdbm.connections.manager import Database
+    from pytest_pgdbm.fixtures import pgdbm_db
+    from pytest_pgdbm.ground.errors import (
+        BuildError,
+        ConfigError,
+        LeaseEnded,
+        MigrationsError,
+        NoServer,
+        PgdbmError,
+        PgdbmLeakWarning,
+        PgdbmWarning,
+        SeedError,
+        UnknownService,
+    )
+    from pytest_pgdbm.ground.records import PgdbmServer
+    from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
+    from pytest_pgdbm.services.service import Seed, Service
+
+__all__ = [
+    "BuildError",
+    "ConfigError",
+    "Database",
+    "DatabaseFactory",
+    "Lease",
+    "LeaseEnded",
+    "MigrationsError",
+    "NoServer",
+    "PgdbmError",
+    "PgdbmLeakWarning",
+    "PgdbmServer",
+    "PgdbmWarning",
+    "Seed",
+    "SeedError",
+    "Service",
+    "UnknownService",
+    "pgdbm_db",
+]
+
+_HOME = {
+    "Database": "connections.manager",
+    "DatabaseFactory": "leasing.factory",
+    "Lease": "leasing.factory",
+    "PgdbmServer": "ground.records",
+    "Seed": "services.service",
+    "Service": "services.service",
+    "pgdbm_db": "fixtures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'ground.errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,183 @@
+"""Connecting: the addresses that the plugin itself uses, and the first login, which finds out what there is.
+
+pgdbm's own pool retries for three seconds and then names localhost, whatever the URL. So the plugin connects
+first, once, with a deadline, and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import getpass
+import socket
+import ssl
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+
+from pytest_pgdbm.ground.errors import ServerFailed
+from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.ground.names import quote_ident, quote_literal
+from pytest_pgdbm.ground.records import Endpoint, Login
+
+SECONDS_TO_CONNECT = 10.0
+OLDEST_SERVER = 14
+SESSION = {
+    # Builds and drops take as long as they take; what bounds them is said where they are made.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "jit": "off",
+}
+_STILL_STARTING = (asyncpg.CannotConnectNowError, ConnectionError, asyncpg.ConnectionDoesNotExistError)
+
+
+def dsn(endpoint: Endpoint, database: str, login: Login) -> str:
+    """The URI for the plugin's own connections: by the Unix socket where there is one.
+
+    What the environment might say (PGSSLMODE, PGTARGETSESSIONATTRS) is overruled on servers of our own.
+    """
+    if endpoint.url is not None:
+        return endpoint.url
+    fixed = "sslmode=disable&target_session_attrs=any"
+    if endpoint.socket_dir is None:
+        return f"{endpoint.tcp_url(database, login)}?{fixed}"
+    who = f"{quote(login.user, safe='')}:{quote(login.password or '', safe='')}"
+    where = f"host={quote(endpoint.socket_dir, safe='')}&port={endpoint.port}"
+    return f"postgresql://{who}@/{quote(database, safe='')}?{where}&{fixed}"
+
+
+async def connect(
+    endpoint: Endpoint,
+    database: str,
+    login: Login,
+    *,
+    application_name: str,
+    settings: dict[str, str] | None = None,
+) -> asyncpg.Connection:
+    """A connection for the plugin's own work, without time limits on its statements."""
+    return await asyncpg.connect(
+        dsn(endpoint, database, login),
+        timeout=SECONDS_TO_CONNECT,
+        server_settings={**SESSION, "application_name": application_name, **(settings or {})},
+    )
+
+
+async def first_login(
+    endpoint: Endpoint, *, application_name: str, patience: float = 0.0
+) -> Endpoint:
+    """Logs in as the administrator and returns the endpoint with what was found: version, limits.
+
+    On a server of our own it makes the ordinary role. `patience` is for how many seconds a server that is still
+    starting is tried again. Raises ServerFailed, with the cause in words and what mends it.
+    """
+    connection = await _patiently(endpoint, application_name, patience)
+    try:
+        found = await _look(endpoint, connection)
+        if endpoint.own:
+            await _make_role(connection, endpoint)
+        else:
+            await _check_rights(endpoint, connection)
+        return found
+    finally:
+        await connection.close()
+
+
+async def _patiently(endpoint: Endpoint, application_name: str, patience: float) -> asyncpg.Connection:
+    deadline = asyncio.get_running_loop().time() + patience
+    while True:
+        try:
+            return await connect(
+                endpoint, endpoint.database, endpoint.admin, application_name=application_name
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            late = asyncio.get_running_loop().time() > deadline
+            if late or not isinstance(error, _STILL_STARTING):
+                raise _why(endpoint, error) from error
+            await asyncio.sleep(0.02)
+
+
+async def _look(endpoint: Endpoint, connection: asyncpg.Connection) -> Endpoint:
+    version = connection.get_server_version()
+    if version.major < OLDEST_SERVER:
+        raise ServerFailed(
+            f"the server is PostgreSQL {version.major}, and pytest-pgdbm needs {OLDEST_SERVER} or later",
+            "use a newer server, or leave --pgdbm-url out for one of the plugin's own",
+        )
+    row = await connection.fetchrow(
+        "select current_setting('server_version') as version, current_database() as database,"
+        " current_setting('max_connections')::int as most,"
+        " current_setting('superuser_reserved_connections')::int"
+        "   + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved"
+    )
+    assert row is not None
+    return dataclasses.replace(
+        endpoint,
+        version=row["version"].split()[0],
+        database=row["database"],
+        max_connections=row["most"],
+        reserved_connections=row["reserved"],
+    )
+
+
+async def _make_role(connection: asyncpg.Connection, endpoint: Endpoint) -> None:
+    if endpoint.login == endpoint.admin:
+        return
+    role, password = endpoint.login.user, endpoint.login.password or ""
+    await connection.execute(
+        f"create role {quote_ident(role)} login createdb password {quote_literal(password)}"
+    )
+
+
+async def _check_rights(endpoint: Endpoint, connection: asyncpg.Connection) -> None:
+    row = await connection.fetchrow(
+        "select pg_is_in_recovery() as standby, current_user as role, current_database() as database,"
+        " current_setting('default_transaction_read_only')::bool as read_only,"
+        " has_database_privilege(current_database(), 'CREATE') as may_create"
+    )
+    assert row is not None
+    if row["standby"] or row["read_only"]:
+        what = "a read-only standby" if row["standby"] else "read-only (default_transaction_read_only)"
+        raise ServerFailed(
+            f"the server at {_place(endpoint)} is {what}: no schema can be made there",
+            "give the URL of the primary, or of a server for tests, in --pgdbm-url",
+        )
+    if not row["may_create"]:
+        database, role = quote_ident(row["database"]), quote_ident(row["role"])
+        raise ServerFailed(
+            f"role {role} may not create schemas in database {database} at {_place(endpoint)}",
+            f"as its owner: GRANT CREATE ON DATABASE {database} TO {role}",
+        )
+
+
+def _why(endpoint: Endpoint, error: Exception) -> ServerFailed:
+    place = _place(endpoint)
+    message = masked(str(error))
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        why = f"{place} did not answer within {SECONDS_TO_CONNECT:g} seconds"
+        return ServerFailed(why, "check host, port and firewall in the URL")
+    if isinstance(error, socket.gaierror):
+        return ServerFailed(f"the host of {place} is not known ({message})", "check the host name in the URL")
+    if isinstance(error, ssl.SSLError):
+        return ServerFailed(f"{place}: TLS failed ({message})", "check sslmode and sslrootcert in the URL")
+    if isinstance(error, OSError):
+        why = f"{place} refused the connection ({message})"
+        return ServerFailed(why, "start the server, or check host and port in the URL")
+    if isinstance(error, asyncpg.InvalidCatalogNameError):
+        return ServerFailed(f"{place}: {message}", "create the database (createdb), or check its name in the URL")
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return ServerFailed(f"{place} refused the login: {message}", _login_remedy(endpoint))
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        why = f"{place} has no connection left: {message}"
+        return ServerFailed(why, "raise max_connections, end other clients, or use fewer workers (-n)")
+    return ServerFailed(f"{place}: {message}", "check the URL in --pgdbm-url")
+
+
+def _login_remedy(endpoint: Endpoint) -> str:
+    if endpoint.url is not None and urlsplit(endpoint.url).username is None:
+        return f"name the user in the URL (postgresql://user:password@…); without one it is {getpass.getuser()!r}"
+    return "check user and password in the URL; a server may also refuse by address or ask for TLS (pg_hba.conf)"
+
+
+def _place(endpoint: Endpoint) -> str:
+    return f"{endpoint.host}:{endpoint.port}" + (f" ({endpoint.kind})" if endpoint.own else "")

@@ -1,0 +1,137 @@
+"""The manager that a test gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from pgdbm import AsyncDatabaseManager
+
+from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.ground.errors import LeaseEnded, UnknownService
+from pytest_pgdbm.ground.masks import SecretUrl
+from pytest_pgdbm.sql.templates import with_schemas
+
+_UNQUALIFIED = re.compile(r'relation "(?P<name>[^".]+)" does not exist')
+
+
+class Term:
+    """How long a lease lasts: from its test's set-up to its end. `test` says whose it is."""
+
+    def __init__(self, test: str) -> None:
+        self.test = test
+        self.ended = False
+
+    def check(self) -> None:
+        """Raises LeaseEnded once the test is over."""
+        if self.ended:
+            raise LeaseEnded(
+                f"this manager belonged to {self.test}, which has ended, and its schema with it; something that "
+                "outlives the test (a task, a thread, a module-level variable) still uses it"
+            )
+
+
+class Database(AsyncDatabaseManager):
+    """A `pgdbm.AsyncDatabaseManager` on a service's throw-away schema.
+
+    Everything that pgdbm's manager does it does, on the pool that all services of the run share. In its SQL
+    `{{tables.<service>.<table>}}` finds the schema that stands for another service in this test.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: SharedPool,
+        schema: str,
+        service: str,
+        term: Term,
+        names: Mapping[str, str],
+        dsn: str,
+        path: str | None,
+        sibling: Callable[[str], Database | None],
+    ) -> None:
+        """Made by the plugin; tests get it from `pgdbm_db`."""
+        super().__init__(pool=pool, schema=schema)
+        self._shared = pool
+        self._service = service
+        self._term = term
+        self._names = names
+        self._dsn = SecretUrl(dsn)
+        self._path = path
+        self._sibling = sibling
+
+    @property
+    def pool(self) -> asyncpg.Pool:
+        """The pool of the run: an `asyncpg.Pool` in whatever event loop it is used."""
+        return self._shared
+
+    @property
+    def dsn(self) -> str:
+        """The URL of the database that holds the schema, over TCP; its `repr` hides the password."""
+        return self._dsn
+
+    @property
+    def service(self) -> str:
+        """The name under which the service was asked for."""
+        return self._service
+
+    def sibling(self, service: str) -> Database:
+        """The manager of another service of the same set, on the schema that this one's tables refer to.
+
+        Raises UnknownService if the set has no such service.
+        """
+        found = self._sibling(service)
+        if found is None:
+            raise UnknownService(service, self._names)
+        return found
+
+    def prepare_query(self, query: str) -> str:
+        """The SQL with pgdbm's templates filled in; `{{tables.orders.items}}` finds this test's orders."""
+        return super().prepare_query(with_schemas(query, self._names))
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """A connection of the pool, as pgdbm's own `acquire`.
+
+        Raises LeaseEnded if the test that this manager was made for is over.
+        """
+        self._term.check()
+        async with self._shared.acquire_for(self._term) as connection:
+            if self._path is not None:
+                await connection.execute(f"SET search_path TO {self._path}")
+            try:
+                yield connection
+            except asyncpg.PostgresError as error:
+                explain(error)
+                raise
+
+    def __repr__(self) -> str:
+        """Service and schema."""
+        return f"<Database {self._service!r} on schema {self.schema}>"
+
+
+def explain(error: asyncpg.PostgresError) -> None:
+    """Adds to the server's message what it means here, where it is about a name without a schema.
+
+    pgdbm pins the search path of a shared pool to `pg_catalog`, so that a forgotten `{{tables.x}}` fails; the
+    server's message about `pg_catalog` does not say so.
+    """
+    message = str(error.args[0]) if error.args else ""
+    unqualified = _UNQUALIFIED.search(message)
+    if unqualified is not None:
+        _hint(error, f"write {{{{tables.{unqualified['name']}}}}}: a name without it is not found on a shared pool")
+    elif "pg_catalog" in message and isinstance(error, asyncpg.InsufficientPrivilegeError):
+        _hint(
+            error,
+            "a table, type or function is created without a schema: write {{tables.x}}, or {{schema}}.x for what is not"
+            " a table. Only pg_catalog is on the search path of a shared pool (pgdbm_search_path says another)",
+        )
+
+
+def _hint(error: asyncpg.PostgresError, text: str) -> None:
+    if not getattr(error, "hint", None):
+        # asyncpg's str(error) shows the hint, and so do pgdbm's QueryError and MigrationError.
+        error.hint = text

@@ -1,0 +1,86 @@
+"""Opens the real pool of a loop as an application does: by `AsyncDatabaseManager.create_shared_pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import pgdbm.core
+from pgdbm import AsyncDatabaseManager, DatabaseConfig
+
+from pytest_pgdbm.connections.login import dsn
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.ground.errors import ConfigError
+from pytest_pgdbm.ground.records import Endpoint
+
+PGDBM_PATH: str | None = getattr(pgdbm.core, "NEUTRAL_SEARCH_PATH", None)
+"""What pgdbm pins the search path of a shared pool to by itself; 0.4 does not pin."""
+
+_OURS = frozenset({"connection_string", "host", "port", "database", "user", "password", "schema"})
+
+
+class Opening:
+    """How this run's pools are opened. `options` are fields of `pgdbm.DatabaseConfig` that the application sets."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        database: str,
+        *,
+        application_name: str,
+        path: SearchPath,
+        size: int,
+        options: Mapping[str, Any],
+    ) -> None:
+        _check(options)
+        self._config = {
+            "connection_string": dsn(endpoint, database, endpoint.login),
+            "min_connections": 0,
+            "max_connections": size,
+            "retry_attempts": 1,  # the server answered before; three more seconds would only hide the reason
+            **_pinned(path),
+            **options,
+        }
+        settings = {"application_name": application_name, **(options.get("server_settings") or {})}
+        if PGDBM_PATH is None and (fixed := path.for_pool(None)) is not None:
+            settings["search_path"] = fixed
+        self._settings = settings
+
+    @property
+    def application_name(self) -> str:
+        """What the pool's connections call themselves."""
+        return str(self._settings["application_name"])
+
+    @property
+    def min_size(self) -> int:
+        """The connections that each loop's pool keeps."""
+        return int(self._config["min_connections"])
+
+    @property
+    def max_size(self) -> int:
+        """The most connections of each loop's pool."""
+        return int(self._config["max_connections"])
+
+    async def open(self) -> asyncpg.Pool:
+        """A pool in the running loop."""
+        config = DatabaseConfig(**{**self._config, "server_settings": dict(self._settings)})
+        return await AsyncDatabaseManager.create_shared_pool(config)
+
+
+def _pinned(path: SearchPath) -> dict[str, Any]:
+    # The field came with pgdbm 0.5; 0.4 would ignore it silently.
+    if PGDBM_PATH is None or path.entries is None:
+        return {}
+    return {"shared_pool_search_path": path.for_pool(PGDBM_PATH)}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name in _OURS:
+            raise ConfigError(f"pgdbm_pool_options: {name!r} is the plugin's: the pool is on the run's server")
+        if name == "shared_pool_search_path":
+            raise ConfigError("pgdbm_pool_options: give the search path in pgdbm_search_path instead")
+        if name not in DatabaseConfig.model_fields:
+            known = ", ".join(sorted(set(DatabaseConfig.model_fields) - _OURS))
+            raise ConfigError(f"pgdbm_pool_options: pgdbm.DatabaseConfig has no field {name!r}; it has: {known}")

@@ -1,0 +1,44 @@
+"""What pgdbm and asyncio log while the plugin works stays out of the tests' `caplog`.
+
+The filter drops a record only if it was logged by work of the plugin's own, told by a context variable: what the
+test's own tasks log at the same time passes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_LOGGERS = ("pgdbm.core", "pgdbm.migrations", "asyncio", "asyncpg.pool")
+_working: ContextVar[bool] = ContextVar("pytest_pgdbm_working", default=False)
+
+
+class _NotOurs(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _working.get()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """What pgdbm and asyncio log inside is dropped, in this task or thread only."""
+    token = _working.set(True)
+    try:
+        yield
+    finally:
+        _working.reset(token)
+
+
+def install() -> Callable[[], None]:
+    """Puts the filter in place; returns what takes it away again."""
+    added = _NotOurs()
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(added)
+
+    def remove() -> None:
+        for logger in loggers:
+            logger.removeFilter(added)
+
+    return remove

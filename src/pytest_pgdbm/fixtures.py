@@ -1,0 +1,238 @@
+"""The fixtures, and `pgdbm_db(...)` at the level of a conftest or test module, which makes one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
+from pytest_pgdbm.services.declarations import Declaration, Scope
+from pytest_pgdbm.services.service import PathLike, Seed, Service
+
+if TYPE_CHECKING:
+    from pytest_pgdbm.connections.pools import SharedPool
+    from pytest_pgdbm.ground.records import PgdbmServer
+    from pytest_pgdbm.leasing.factory import DatabaseFactory
+    from pytest_pgdbm.leasing.leases import Tenant
+    from pytest_pgdbm.leasing.resolver import Library, Resolver
+    from pytest_pgdbm.session import Session
+
+T = TypeVar("T")
+
+SESSION = pytest.StashKey["Session"]()
+FOUND = pytest.StashKey[dict[str, Service]]()
+_LIBRARY = pytest.StashKey["Library"]()
+_RESOLVERS = pytest.StashKey["dict[object, Resolver]"]()
+_TENANTS = pytest.StashKey["list[Tenant]"]()
+_MARK = "__pgdbm_declarations__"
+
+
+def pgdbm_db(
+    *services: str,
+    migrations: PathLike | None = None,
+    seed: Seed | Sequence[Seed] | None = None,
+    needs: str | Sequence[str] | None = None,
+    module: str | None = None,
+    migrations_table: str | None = None,
+    extensions: str | Sequence[str] | None = None,
+    scope: Scope = "function",
+) -> Any:
+    """Declares a service for this conftest's tests, and makes the fixture that gives its `Database`.
+
+    In a conftest or test module: `users_db = pgdbm_db("users")`. With several names the fixture gives a tuple; without
+    a name, the only known service. Paths are relative to the calling file. What is not given comes from a
+    declaration further out, the ini or discovery. With a `scope` wider than `function` the tests of that scope
+    share one schema and see each other's rows.
+
+    Raises ConfigError for values that cannot be right.
+    """
+    caller = sys._getframe(1)
+    given: dict[str, Any] = {
+        "migrations": migrations,
+        "seed": seed,
+        "needs": needs,
+        "module": module,
+        "migrations_table": migrations_table,
+        "extensions": extensions,
+    }
+    if len(services) > 1 and any(value is not None for value in given.values()):
+        raise ConfigError("pgdbm_db() with several services takes no other arguments; declare each by itself")
+    origin = Path(caller.f_code.co_filename)
+    declarations = [
+        Declaration(name=name, origin=origin, line=caller.f_lineno, scope=scope, **given)
+        for name in services or (None,)
+    ]
+    return _fixture(declarations, scope)
+
+
+def _fixture(declarations: Sequence[Declaration], scope: Scope) -> Any:
+    factory_fixture = "pgdbm_db" if scope == "function" else f"_pgdbm_{scope}"
+
+    def database(request: pytest.FixtureRequest) -> Any:
+        factory: DatabaseFactory = request.getfixturevalue(factory_fixture)
+        factory.tenant.fixtures.add(request.fixturename or "")
+        try:
+            return factory.ask(declarations).get()
+        except PgdbmError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    database.__doc__ = _describe(declarations)
+    setattr(database, _MARK, tuple(declarations))
+    return pytest.fixture(scope=scope)(database)
+
+
+def _describe(declarations: Sequence[Declaration]) -> str:
+    names = [f"{d.name!r}" if d.name else "the only service" for d in declarations]
+    text = f"Database of {' and '.join(names)} on a freshly migrated schema of this {declarations[0].scope}."
+    folders = [str(d.migrations) for d in declarations if d.migrations is not None]
+    return text + (f" Migrations: {', '.join(folders)}." if folders else "")
+
+
+@pytest.fixture(scope="session")
+def pgdbm_server(request: pytest.FixtureRequest, pgdbm_pool_options: Mapping[str, Any]) -> PgdbmServer:
+    """The run's Postgres server: kind, version, host, port, user, database, url; asking for it starts it."""
+    session = _session(request)
+    session.pool_options = pgdbm_pool_options
+    return _told(lambda: session.server)
+
+
+@pytest.fixture(scope="session")
+def pgdbm_url(pgdbm_server: PgdbmServer) -> str:
+    """URL of this worker's database, for code that connects by itself; its repr hides the password."""
+    return pgdbm_server.url
+
+
+@pytest.fixture(scope="session")
+def pgdbm_pool(request: pytest.FixtureRequest, pgdbm_pool_options: Mapping[str, Any]) -> SharedPool:
+    """The run's asyncpg.Pool: one object for all services, usable in any event loop."""
+    session = _session(request)
+    session.pool_options = pgdbm_pool_options
+    return _told(lambda: session.pool)
+
+
+@pytest.fixture(scope="session")
+def pgdbm_pool_options() -> Mapping[str, Any]:
+    """Fields of pgdbm.DatabaseConfig for the pool, as the application sets them; override it to say which."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def pgdbm_services(request: pytest.FixtureRequest) -> Mapping[str, Service]:
+    """Services known by the ini and by folders migrations/<service>; override it to return more."""
+    config = request.config
+    found = _library(config).found(config.rootpath, config.rootpath).services
+    return {**found, **config.stash[FOUND]}
+
+
+@pytest.fixture(name="pgdbm_db")
+def pgdbm_db_of_a_test(request: pytest.FixtureRequest) -> DatabaseFactory:
+    """Callable that leases services: await pgdbm_db("users"), or pgdbm_db("users").get() without a loop."""
+    return _factory(request, lambda: _hosts(request))
+
+
+def _wide(scope: Scope) -> Any:
+    def factory(request: pytest.FixtureRequest) -> DatabaseFactory:
+        return _factory(request, lambda: ())
+
+    return pytest.fixture(scope=scope, name=f"_pgdbm_{scope}")(factory)
+
+
+_pgdbm_class = _wide("class")
+_pgdbm_module = _wide("module")
+_pgdbm_package = _wide("package")
+_pgdbm_session = _wide("session")
+
+
+def _factory(
+    request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant]]
+) -> DatabaseFactory:
+    from pytest_pgdbm.leasing.factory import DatabaseFactory
+    from pytest_pgdbm.leasing.leases import Tenant
+
+    session = _session(request)
+    session.pool_options = request.getfixturevalue("pgdbm_pool_options")
+    tenant = Tenant(request.node.nodeid or "the session", _marked_path(request.node))
+    request.node.stash.setdefault(_TENANTS, []).append(tenant)
+    request.addfinalizer(lambda: session.revoke(tenant))
+    return DatabaseFactory(session, tenant, _told(lambda: _resolver(request)), hosts)
+
+
+def _hosts(request: pytest.FixtureRequest) -> Iterable[Tenant]:
+    """Tenants of wider scopes whose fixtures the test itself uses."""
+    for node in request.node.listchain():
+        for tenant in node.stash.get(_TENANTS, ()):
+            if not tenant.term.ended and tenant.fixtures.intersection(request.fixturenames):
+                yield tenant
+
+
+def _resolver(request: pytest.FixtureRequest) -> Resolver:
+    from pytest_pgdbm.leasing.resolver import Resolver
+
+    config, offered = request.config, request.getfixturevalue("pgdbm_services")
+    seeds = _marked_seeds(request.node)
+    place = request.node.path
+    known = config.stash.setdefault(_RESOLVERS, {})
+    key = (place, id(offered))
+    if seeds or key not in known:
+        resolver = Resolver(
+            _library(config),
+            test_file=place if place.suffix else place / "conftest.py",
+            rootdir=config.rootpath,
+            offered=offered,
+            declarations=_declarations(request),
+            seeds=seeds,
+        )
+        if seeds:
+            return resolver
+        known[key] = resolver
+    return known[key]
+
+
+def _declarations(request: pytest.FixtureRequest) -> list[Declaration]:
+    plugins = request.config.pluginmanager.get_plugins()
+    modules = [plugin for plugin in plugins if getattr(plugin, "__file__", None)]
+    module = request.node.getparent(pytest.Module)
+    if module is not None:
+        modules.append(module.obj)
+    found: dict[Declaration, None] = {}
+    for each in modules:
+        for value in list(vars(each).values()):
+            found.update(dict.fromkeys(getattr(value, "__dict__", {}).get(_MARK, ())))
+    return sorted(found, key=lambda declaration: (str(declaration.origin), declaration.line))
+
+
+def _marked_seeds(node: Any) -> dict[str, Any]:
+    seeds: dict[str, Any] = {}
+    for marker in reversed(list(node.iter_markers("pgdbm"))):
+        seeds.update(marker.kwargs.get("seed", {}))
+    return seeds
+
+
+def _marked_path(node: Any) -> SearchPath | None:
+    for marker in node.iter_markers("pgdbm"):
+        if "search_path" in marker.kwargs:
+            return SearchPath.parse(marker.kwargs["search_path"])
+    return None
+
+
+def _library(config: pytest.Config) -> Library:
+    from pytest_pgdbm.leasing.resolver import Library
+
+    return config.stash.setdefault(_LIBRARY, Library())
+
+
+def _session(request: pytest.FixtureRequest) -> Session:
+    return request.config.stash[SESSION]
+
+
+def _told(make: Callable[[], T]) -> T:
+    """What `make` returns; its error as a message without a traceback of the plugin."""
+    try:
+        return make()
+    except PgdbmError as error:
+        pytest.fail(str(error), pytrace=False)

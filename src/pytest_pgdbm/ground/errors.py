@@ -1,0 +1,107 @@
+"""Every error and warning that the plugin raises by name.
+
+A message says what was tried, why it failed, and what mends it. Passwords are masked before they get here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class PgdbmError(Exception):
+    """The base of all errors of pytest-pgdbm."""
+
+
+class ConfigError(PgdbmError):
+    """A setting, declaration or argument is wrong; pytest shows it as a usage error."""
+
+
+class UnknownService(PgdbmError):
+    """A test asked for a service that is declared nowhere.
+
+    `name` is what was asked for, `known` the services that the test could have.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], looked_in: Sequence[str] = ()) -> None:
+        self.name = name
+        self.known = tuple(sorted(known))
+        near = difflib.get_close_matches(name, self.known, n=1)
+        lines = [f"unknown service {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")]
+        lines.append("  known services: " + (", ".join(self.known) or "none"))
+        lines += [f"  looked in: {place}" for place in looked_in]
+        lines.append(
+            f"  to declare it: make the folder migrations/{name}/ with its .sql files, add the ini line"
+            f" 'pgdbm_services = {name} = path/to/its/migrations', or give migrations= to pgdbm_db()"
+        )
+        super().__init__("\n".join(lines))
+
+
+class NoServer(PgdbmError):
+    """No Postgres server could be had. `attempts` holds what was tried and why each failed."""
+
+    def __init__(self, attempts: Sequence[Attempt], remedy: str) -> None:
+        self.attempts = tuple(attempts)
+        self.remedy = remedy
+        lines = ["pytest-pgdbm could not get a Postgres server"]
+        lines += [f"  {a.kind}: {_indented(a.why)}" for a in attempts]
+        lines.append(f"  to mend it: {remedy}")
+        super().__init__("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to get a server that was tried, and why it failed."""
+
+    kind: str
+    why: str
+
+
+class ServerFailed(PgdbmError):
+    """One way to get a server failed. `remedy` is the command or setting that mends it."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        self.why = why
+        self.remedy = remedy
+        super().__init__(f"{why}\n  to mend it: {remedy}")
+
+
+class ServerGone(PgdbmError):
+    """The server of this run was asked for before and did not come; the first error tells the story."""
+
+
+class SharedFailure(PgdbmError):
+    """Another process of the run tried before to get a server and failed; the text is its error's."""
+
+
+class BuildError(PgdbmError):
+    """A set of schemas could not be built. Nothing of it is left on the server."""
+
+
+class MigrationsError(BuildError):
+    """A service's migrations folder or files cannot be used."""
+
+
+class SeedError(BuildError):
+    """A seed failed."""
+
+
+class LeaseEnded(PgdbmError):
+    """A manager was used after its test had ended."""
+
+
+class DropRefused(PgdbmError):
+    """A schema was kept because something that the plugin did not make depends on it, or proof is missing."""
+
+
+class PgdbmWarning(UserWarning):
+    """The base of all warnings of pytest-pgdbm."""
+
+
+class PgdbmLeakWarning(PgdbmWarning):
+    """A test left a connection, transaction or lock behind."""
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n    ")

@@ -1,0 +1,98 @@
+"""The one place that makes and recognises the names the plugin gives to things on a server, and quotes them.
+
+A schema is called `pgdbm_<run>_<worker>_<number>_<service>`: lower-case ASCII, at most 63 bytes, as PostgreSQL
+and pgdbm (`^[a-zA-Z_][a-zA-Z0-9_]{0,62}$`, tracking table unquoted) both allow. What was lost from the service's
+name on the way is made up for by the number, which no two schemas of a worker share.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+PREFIX = "pgdbm"
+MAX_BYTES = 63
+"""The longest identifier PostgreSQL keeps: https://www.postgresql.org/docs/current/sql-syntax-lexical.html"""
+
+RUN = re.compile(r"[0-9a-f]{10}")
+_STEM = rf"{PREFIX}_(?P<run>[0-9a-f]{{10}})_(?P<worker>[a-z0-9]{{1,12}})"
+_NUMBER = r"(?P<number>0|[1-9][0-9]*)"
+_SCHEMA = re.compile(rf"{_STEM}_{_NUMBER}_(?P<service>[a-z0-9]+(?:_[a-z0-9]+)*_?)")
+_DATABASE = re.compile(rf"{_STEM}(?:_{_NUMBER})?")
+
+
+@dataclass(frozen=True)
+class SchemaName:
+    """A schema name taken apart. `service` is what was kept of the service's name."""
+
+    run: str
+    worker: str
+    number: int
+    service: str
+
+    def __str__(self) -> str:
+        """The name put together again."""
+        return f"{PREFIX}_{self.run}_{self.worker}_{self.number}_{self.service}"
+
+
+def new_run() -> str:
+    """A name for a run that no other run has: ten random hexadecimal digits."""
+    return secrets.token_hex(5)
+
+
+def worker_name(worker: str) -> str:
+    """The worker's id as it stands in names: `gw0`, or `main` without xdist; letters and digits only, at most 12."""
+    return re.sub(r"[^a-z0-9]", "", worker.lower())[:12] or "main"
+
+
+def schema_name(service: str, *, run: str, worker: str, number: int) -> str:
+    """The name of the throw-away schema that stands for `service`, whatever characters that has."""
+    stem = f"{PREFIX}_{run}_{worker_name(worker)}_{number}_"
+    return stem + identifier(service)[: MAX_BYTES - len(stem)]
+
+
+def parse_schema(name: str) -> SchemaName | None:
+    """What a schema name says, or None if `schema_name` did not make it."""
+    match = _SCHEMA.fullmatch(name)
+    if match is None or len(name) > MAX_BYTES:
+        return None
+    return SchemaName(match["run"], match["worker"], int(match["number"]), match["service"])
+
+
+def database_name(*, run: str, worker: str) -> str:
+    """The name of a worker's own database, on a server that the plugin started."""
+    return f"{PREFIX}_{run}_{worker_name(worker)}"
+
+
+def is_ours(database: str) -> bool:
+    """Whether `database_name` made this name."""
+    return _DATABASE.fullmatch(database) is not None
+
+
+def application_name(*, run: str, worker: str, part: str) -> str:
+    """What `pg_stat_activity` shows for a connection of the plugin; ASCII, at most 63 bytes."""
+    return f"{PREFIX} {run} {worker_name(worker)} {part}"[:MAX_BYTES]
+
+
+def identifier(service: str) -> str:
+    """The service's name as a plain identifier: `Order-Items` becomes `order_items`; never empty."""
+    return re.sub(r"[^a-z0-9]+", "_", service.lower()).strip("_") or "service"
+
+
+def quote_ident(name: str) -> str:
+    """`name` as a quoted SQL identifier.
+
+    Raises ValueError for a NUL character, which PostgreSQL cannot hold in any text.
+    """
+    if "\0" in name:
+        raise ValueError("an SQL identifier cannot hold a NUL character")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """`text` as an SQL string literal, whatever `standard_conforming_strings` says."""
+    if "\0" in text:
+        raise ValueError("an SQL literal cannot hold a NUL character")
+    quoted = "'" + text.replace("'", "''") + "'"
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted

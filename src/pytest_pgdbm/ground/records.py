@@ -1,0 +1,141 @@
+"""Plain records that the floors hand to each other."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+ServerKind = Literal["url", "embedded", "container"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this machine, told from a later one with the same number by when it started.
+
+    `started` is the kernel's clock ticks since boot, or None where that cannot be read.
+    """
+
+    pid: int
+    started: int | None
+
+    @classmethod
+    def this(cls) -> Process:
+        """The running process."""
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The process that has this number now."""
+        return cls(pid, start_time(pid))
+
+    def alive(self) -> bool:
+        """Whether it runs still; a zombie does not."""
+        if self.started is not None:
+            return start_time(self.pid) == self.started
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None for a zombie, for no such process or without /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()  # a program's name need not be UTF-8
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pytest run, as each of its processes sees it.
+
+    `folder` is where the processes of the run on this host meet; it exists once somebody needed a server.
+    `worker` is xdist's worker id, or `main`. `controller` is xdist's controller if it runs on this host.
+    """
+
+    id: str
+    folder: Path
+    worker: str = "main"
+    workers: int = 1
+    controller: Process | None = None
+
+
+@dataclass(frozen=True)
+class Login:
+    """A role and its password."""
+
+    user: str
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running server and how to reach it.
+
+    `admin` makes databases, extensions and roles; `login` is whom tests and migrations run as (the same over a
+    URL). `database` is where the first connection goes. `socket_dir` is set where a Unix socket can be used.
+    `url` is what the user gave, for kind `url` only. `why` says in a few words how the server was chosen.
+    """
+
+    kind: ServerKind
+    version: str
+    host: str
+    port: int
+    database: str
+    login: Login
+    admin: Login
+    why: str = ""
+    socket_dir: str | None = None
+    url: str | None = field(default=None, repr=False)
+    sharedir: str | None = None
+    max_connections: int = 100
+    reserved_connections: int = 3
+
+    @property
+    def own(self) -> bool:
+        """Whether the plugin started this server, for this run alone."""
+        return self.kind != "url"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data, passwords included: for files of mode 0600 only."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Endpoint:
+        """The record that `to_json` wrote."""
+        plain = {**data, "login": Login(**data["login"]), "admin": Login(**data["admin"])}
+        return cls(**plain)
+
+    def tcp_url(self, database: str, login: Login) -> str:
+        """A libpq URI over TCP, password included."""
+        who = quote(login.user, safe="")
+        if login.password is not None:
+            who += ":" + quote(login.password, safe="")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{who}@{host}:{self.port}/{quote(database, safe='')}"
+
+
+@dataclass(frozen=True)
+class PgdbmServer:
+    """The run's Postgres server, for tests and applications that connect by themselves.
+
+    `kind` is `url`, `embedded` or `container`; `version` such as `18.6`; `host` and `port` are for TCP; `database` is
+    this worker's; `user` is whom tests run as. `url` is a libpq URI with the password, which its `repr` hides.
+    """
+
+    kind: ServerKind
+    version: str
+    host: str
+    port: int
+    user: str
+    database: str
+    url: str

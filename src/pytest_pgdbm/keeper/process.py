@@ -1,0 +1,151 @@
+"""The keeper: starts a server, lives while a process of the run does, then takes everything away.
+
+It runs alone (see `launch`), imports little, and answers with one line of JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pytest_pgdbm.ground.errors import PgdbmError, ServerFailed
+from pytest_pgdbm.keeper import folder as folders
+from pytest_pgdbm.keeper import holders, stale
+from pytest_pgdbm.servers.base import Job, Server, new_record
+from pytest_pgdbm.servers.owned import server_for
+
+_POLL = 0.05
+_LOOK_AT_SERVER = 20  # polls
+_REMEDY = "report it with the lines above: https://github.com/pytest-pgdbm/pytest-pgdbm/issues"
+
+
+def main(job: dict[str, Any]) -> None:
+    """Keeps the job's server until the run's end; never returns."""
+    status = 1
+    try:
+        Keeper(Job.from_json(job)).keep()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        # A thread that still waits for a container engine must not keep this process.
+        os._exit(status)
+
+
+class Keeper:
+    """One server, and the run that it is kept for."""
+
+    def __init__(self, job: Job) -> None:
+        """Nothing is started yet."""
+        self._job = job
+        self._folder = Path(job.folder)
+        self._server: Server | None = None
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._asked_to_end = False
+
+    def keep(self) -> None:
+        """Starts the server, answers, and stays until the end. A start that failed is the end."""
+        self._mind_signals()
+        # From here on a kill leaves no gap: the record is there before anything that it will name.
+        new_record(self._folder)
+        stale.announce_keeper(self._folder)
+        answer = self._first_answer()
+        if answer is not None:
+            _answer(answer)
+            _load_what_the_end_needs()
+            if "started" in answer:
+                self._stay()
+                return
+        self._asked_to_end = True
+        self._ended()
+
+    def _mind_signals(self) -> None:
+        for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_term)
+
+    def _on_term(self, *_: object) -> None:
+        self._asked_to_end = True
+
+    def _first_answer(self) -> dict[str, Any] | None:
+        """What came of the start; None if nobody waits for it any more."""
+        threading.Thread(target=self._start, daemon=True).start()
+        while self._is_wanted():
+            try:
+                return self._answers.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+        return None
+
+    def _start(self) -> None:
+        try:
+            self._server = server_for(self._job)
+            self._answers.put({"started": vars(self._server.start())})
+        except ServerFailed as failure:
+            self._answers.put({"failed": {"why": failure.why, "remedy": failure.remedy}})
+        except BaseException as error:
+            traceback.print_exc()
+            why = "".join(traceback.format_exception_only(type(error), error)).strip()
+            self._answers.put({"failed": {"why": why, "remedy": _REMEDY}})
+
+    def _stay(self) -> None:
+        pause, polls = threading.Event(), 0
+        while self._is_wanted() or not self._ended():
+            pause.wait(_POLL)
+            polls += 1
+            if polls % _LOOK_AT_SERVER == 0:
+                self._look_at_server()
+
+    def _is_wanted(self) -> bool:
+        return not self._asked_to_end and holders.anyone(self._folder)
+
+    def _look_at_server(self) -> None:
+        why = self._server.died() if self._server is not None else None
+        if why is not None and not stale.server_death(self._folder):
+            stale.note_server_death(self._folder, why)
+
+    def _ended(self) -> bool:
+        """Takes the server away, and the folder if nobody is in it; False if somebody came in."""
+        try:
+            with folders.door(self._folder):
+                if self._is_wanted():
+                    return False
+                self._stop_server()
+                if holders.anyone(self._folder):
+                    stale.forget_keeper(self._folder)
+                else:
+                    folders.remove_folder(self._folder)
+        except folders.FolderGone:
+            self._stop_server()
+        return True
+
+    def _stop_server(self) -> None:
+        if self._server is None:
+            return
+        try:
+            self._server.stop()
+        except PgdbmError:
+            # The record stays, with the folder: the last to leave, or a later run, tries again.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+    # Whoever reads the answer sees its end, though this process lives on.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+def _load_what_the_end_needs() -> None:
+    """The environment may be removed before this process ends, as tox and CI do."""
+    import filelock  # noqa: F401

@@ -1,0 +1,63 @@
+"""What a test left behind, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_pgdbm.connections.pools import Checkout
+from pytest_pgdbm.schemas.drop import Kept
+from pytest_pgdbm.schemas.holders import Holder
+
+_LONGEST_QUERY = 200
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Something that was not as it should be when a test's sets were given back.
+
+    `kept` tells a schema that stays on the server from a connection that was cut off.
+    """
+
+    message: str
+    kept: bool = False
+
+
+def describe(
+    tests: Sequence[str],
+    out: Sequence[Checkout],
+    holders: Sequence[Holder],
+    kept: Sequence[Kept],
+) -> list[Leak]:
+    """One finding for each connection that was cut off, and for each schema that had to stay."""
+    whose = " or ".join(tests) or "a test"
+    by_pid = {holder.pid: holder for holder in holders}
+    leaks = [Leak(_connection(whose, checkout, by_pid.pop(checkout.pid, None))) for checkout in out]
+    leaks += [Leak(_transaction(whose, holder)) for holder in by_pid.values()]
+    leaks += [
+        Leak(f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept
+    ]
+    return leaks
+
+
+def _connection(whose: str, checkout: Checkout, holder: Holder | None) -> str:
+    return (
+        f"{whose} ended without giving back a connection that it took at {checkout.place}"
+        f" (server process {checkout.pid}{_state(holder)}). It was cut off; release it, or use 'async with'"
+    )
+
+
+def _transaction(whose: str, holder: Holder) -> str:
+    return (
+        f"{whose} ended, and a connection still held locks on its tables: server process {holder.pid},"
+        f" {holder.application!r}{_state(holder)}. It was cut off; end its transaction in the test"
+    )
+
+
+def _state(holder: Holder | None) -> str:
+    if holder is None:
+        return ""
+    query = " ".join(holder.query.split())
+    if len(query) > _LONGEST_QUERY:
+        query = query[:_LONGEST_QUERY] + "…"
+    return f", {holder.state}, last query {query!r}"

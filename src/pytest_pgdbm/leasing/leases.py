@@ -1,0 +1,103 @@
+"""Who has which sets of schemas now; how a set comes to a test and how it is given back.
+
+A tenant is a test, or the class, module, package or session that a wider fixture belongs to. What its fixtures'
+teardown does is revoke the managers. Looking for leaks and dropping wait until everything of the test has been torn
+down, its event loop included, so that the order of the user's fixtures makes no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import ChainMap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytest_pgdbm.connections.manager import Database, Term
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.leasing.leaks import Leak, describe
+from pytest_pgdbm.schemas.home import Home
+from pytest_pgdbm.schemas.plan import BuiltSet, Plan
+
+
+@dataclass
+class _Leased:
+    built: BuiltSet
+    managers: dict[str, Database]
+
+
+@dataclass
+class Tenant:
+    """One that sets are leased to: `label` is the test's or the wider node's id.
+
+    `path` is the search path that its marker chose, `fixtures` the names of the fixtures that lease through it.
+    """
+
+    label: str
+    path: SearchPath | None = None
+    fixtures: set[str] = field(default_factory=set)
+    term: Term = field(init=False)
+    sets: dict[tuple[object, ...], _Leased] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        """Its term begins."""
+        self.term = Term(self.label)
+
+
+class Leases:
+    """The sets of this process that are leased, and those that were given back and wait to be dropped."""
+
+    def __init__(self, home: Home, pool: SharedPool) -> None:
+        self._home = home
+        self._pool = pool
+        self._names: dict[str, str] = {}
+        self._returned: list[tuple[Term, BuiltSet]] = []
+
+    async def lease(
+        self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool = False
+    ) -> dict[str, Database]:
+        """The managers of a set, by service: of the set that the tenant has, or of a new one.
+
+        To be run in the private loop. Raises BuildError.
+        """
+        async with tenant.turn:
+            tenant.term.check()
+            leased = None if fresh else tenant.sets.get(plan.key)
+            if leased is None:
+                leased = await self._new(tenant, plan, others)
+                tenant.sets[(*plan.key, len(tenant.sets)) if fresh else plan.key] = leased
+            return leased.managers
+
+    def revoke(self, tenant: Tenant) -> None:
+        """Ends the tenant's term: its managers refuse from now on, its sets wait for `settle`."""
+        tenant.term.ended = True
+        for leased in tenant.sets.values():
+            self._returned.append((tenant.term, leased.built))
+            for service, schema in leased.built.schemas.items():
+                if self._names.get(service) == schema:
+                    del self._names[service]
+        tenant.sets.clear()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether anything was given back, or left behind, that `settle` has not seen."""
+        return bool(self._returned) or self._pool.lost
+
+    async def settle(self) -> list[Leak]:
+        """Drops what was given back; returns what was found wrong. To be run in the private loop."""
+        returned, self._returned = self._returned, []
+        tests = sorted({term.test for term, _ in returned})
+        out = self._pool.take_lost({term for term, _ in returned})
+        kept, holders = await self._home.drop([built for _, built in returned])
+        gone = {holder.pid for holder in holders}
+        await self._home.end_backends([each.pid for each in out if each.pid not in gone])
+        return describe(tests, out, holders, kept)
+
+    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> _Leased:
+        built = await self._home.build(plan, others)
+        # Asked for in one test, any service can be named in the SQL of another, tied or not.
+        names = ChainMap(dict(built.schemas), self._names)
+        managers = self._home.managers(built, tenant.term, names, tenant.path)
+        self._names.update(built.schemas)
+        return _Leased(built, managers)

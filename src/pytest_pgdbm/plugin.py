@@ -1,0 +1,203 @@
+"""The plugin's table of contents: its options, its header, and hooks that hand over to the session."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pgdbm import report, settings
+from pytest_pgdbm.fixtures import FOUND, SESSION
+from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.errors import ConfigError, PgdbmLeakWarning, PgdbmWarning
+from pytest_pgdbm.ground.records import Process, Run
+from pytest_pgdbm.services.discovery import from_ini
+from pytest_pgdbm.session import Session
+
+_KEPT = pytest.StashKey[list[str]]()
+_WORKERS = pytest.StashKey[list[dict[str, Any]]]()
+_MARKER = (
+    "pgdbm(seed={service: seeds}): choices of pytest-pgdbm for a test; seed replaces the declared seeds of the named"
+    " services"
+)
+_MARKER_WORDS = ("seed", "search_path")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Each setting is an option and an ini key, from one table; the services are ini only."""
+    group = parser.getgroup("pgdbm", "Postgres for pgdbm services")
+    for option in settings.OPTIONS:
+        metavar = option.metavar or "|".join(option.choices)
+        group.addoption(option.flag, dest=option.dest, default=None, metavar=metavar, help=option.help)
+        parser.addini(option.dest, option.help, type=option.ini_type, default=None)
+    services_help = "services, a line each: name = folder of its migrations"
+    parser.addini("pgdbm_services", services_help, type="linelist", default=[])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Settles what is to be known before collection; starts nothing."""
+    config.addinivalue_line("markers", _MARKER)
+    if config.option.help:
+        return
+    try:
+        config.stash[SESSION] = Session(_settings(config), _run(config))
+        config.stash[FOUND] = from_ini(config.getini("pgdbm_services"), _ini_dir(config))
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[_KEPT], config.stash[_WORKERS] = [], []
+    from pytest_pgdbm import fixtures
+
+    config.pluginmanager.register(fixtures, "pgdbm-fixtures")
+    if config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Controller(config), "pgdbm-xdist")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Which server, its version and why; pgdbm's version; what differs from the defaults and who said so."""
+    return report.header(config.stash[SESSION].settings)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A misspelt word in the marker is an error before any test runs."""
+    for item in items:
+        for marker in item.iter_markers("pgdbm"):
+            if wrong := report.marker_error(item.nodeid, marker.args, marker.kwargs, _MARKER_WORDS):
+                raise pytest.UsageError(wrong)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """An asynchronous test that no plugin runs gets the reason in our words, if it asks for our fixtures."""
+    try:
+        return (yield)
+    except pytest.fail.Exception as error:
+        hint = report.async_hint(str(error), pyfuncitem.fixturenames)
+        if hint is None:
+            raise
+        pytest.fail(hint, pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """After everything of the test, its event loop included: what was given back is dropped."""
+    try:
+        return (yield)
+    finally:
+        _settle(item.config, item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The same once more, for what an interrupted test left to the end; a worker reports to the controller."""
+    config = session.config
+    if SESSION not in config.stash:
+        return
+    _settle(config, None)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["pgdbm"] = {"failure": config.stash[SESSION].failure, "kept": config.stash[_KEPT]}
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Why there was no server, and what was kept, once more at the end."""
+    failures = [config.stash[SESSION].failure, *(each["failure"] for each in config.stash[_WORKERS])]
+    kept = config.stash[_KEPT] + [line for each in config.stash[_WORKERS] for line in each["kept"]]
+    lines = report.summary(failures, kept)
+    if lines:
+        terminalreporter.section("pgdbm")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leaves the run; the last of its processes waits for the server's end."""
+    if SESSION in config.stash:
+        config.stash[SESSION].close()
+
+
+class _Controller:
+    """What the plugin does in xdist's controller; registered only there."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tells a worker which run it belongs to, and on this host where the run meets."""
+        run = self._config.stash[SESSION].run
+        here = bool(node.gateway.spec.popen)
+        me = Process.this()
+        node.workerinput["pgdbm"] = {
+            "run": run.id,
+            "folder": str(run.folder) if here else None,
+            "controller": [me.pid, me.started] if here else None,
+        }
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Keeps what a worker reported at its end."""
+        told = getattr(node, "workeroutput", {}).get("pgdbm")
+        if told:
+            self._config.stash[_WORKERS].append(told)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """The controller holds the run's server while a worker may be replaced; now it leaves."""
+        run = config.stash[SESSION].run
+        if run.folder.exists():
+            from pytest_pgdbm import keeper
+
+            keeper.leave_run(run)
+
+
+def _settings(config: pytest.Config) -> settings.Settings:
+    return settings.resolve(
+        cli=lambda stem: config.getoption("pgdbm_" + stem.replace("-", "_")),
+        environ=os.environ,
+        ini=lambda stem: config.getini("pgdbm_" + stem.replace("-", "_")),
+        ini_name=config.inipath.name if config.inipath else "ini",
+        ini_dir=_ini_dir(config),
+    )
+
+
+def _ini_dir(config: pytest.Config) -> Path:
+    return config.inipath.parent if config.inipath else config.rootpath
+
+
+def _run(config: pytest.Config) -> Run:
+    told = getattr(config, "workerinput", {}).get("pgdbm")
+    if told is None:
+        run = names.new_run()
+        return Run(run, _folder(run))
+    folder = Path(told["folder"]) if told["folder"] else _folder(told["run"])
+    controller = Process(*told["controller"]) if told["controller"] else None
+    inputs = config.workerinput  # type: ignore[attr-defined]
+    return Run(told["run"], folder, inputs["workerid"], inputs["workercount"], controller)
+
+
+def _folder(run: str) -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return Path(tempfile.gettempdir()) / f"pgdbm-{user}-{run}"
+
+
+def _settle(config: pytest.Config, item: pytest.Item | None) -> None:
+    found = config.stash[SESSION].settle()
+    kept = [leak.message for leak in found if leak.kept]
+    config.stash[_KEPT].extend(kept)
+    _warn(kept, PgdbmWarning, item)
+    _warn([leak.message for leak in found if not leak.kept], PgdbmLeakWarning, item)
+
+
+def _warn(messages: list[str], category: type[Warning], item: pytest.Item | None) -> None:
+    if not messages:
+        return
+    # One warning for all: where warnings are errors, the first would swallow the rest.
+    text = "\n".join(messages)
+    if item is None:
+        warnings.warn(text, category, stacklevel=1)
+    else:
+        path, line, _ = item.reportinfo()
+        warnings.warn_explicit(text, category, str(path), (line or 0) + 1)

@@ -1,0 +1,84 @@
+"""The lines that the plugin shows; the hooks print them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from pytest_pgdbm import settings
+from pytest_pgdbm.ground.errors import ServerFailed
+
+OUR_FIXTURES = ("pgdbm_db", "pgdbm_pool", "pgdbm_server", "pgdbm_url")
+_NOT_RUN = "async def functions are not natively supported"
+
+
+def header(chosen: settings.Settings) -> list[str]:
+    """The lines for the top of the run: the server to come and why, versions, settings that somebody changed."""
+    line = f"pgdbm: {_server(chosen)}; pgdbm {_version('pgdbm')}; search_path {chosen.search_path.value or 'by pgdbm'}"
+    changed = settings.changed(chosen)
+    return [line] + ([f"pgdbm: {', '.join(changed)}"] if changed else [])
+
+
+def _server(chosen: settings.Settings) -> str:
+    kind = chosen.server.value
+    if kind == "url" or (kind == "auto" and chosen.url.value is not None):
+        return f"server at the URL given by {chosen.url.source}"
+    if kind == "container":
+        return f"container of {chosen.image.value}"
+    return _embedded(chosen, fallback=kind == "auto")
+
+
+def _embedded(chosen: settings.Settings, *, fallback: bool) -> str:
+    from pytest_pgdbm.servers.installations import choose_installation
+
+    try:
+        found = choose_installation(
+            server_bin=chosen.server_bin.value,
+            server_version=chosen.server_version.value,
+            extensions=chosen.extensions.value,
+        )
+    except ServerFailed as error:
+        container = f"container of {chosen.image.value}, since "
+        return (container if fallback else "no server: ") + error.why.splitlines()[0]
+    return f"embedded PostgreSQL {found.version} ({found.origin})"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def marker_error(
+    test: str, args: Sequence[object], kwargs: Mapping[str, object], known: Collection[str]
+) -> str | None:
+    """What is wrong with a test's marker, or None."""
+    words = ", ".join(f"{word}=" for word in known)
+    if args:
+        return f"{test}: @pytest.mark.pgdbm takes keywords only: {words}"
+    for word in kwargs:
+        if word not in known:
+            return f"{test}: @pytest.mark.pgdbm has no {word}=; it has: {words}"
+    if not isinstance(kwargs.get("seed", {}), Mapping):
+        return f"{test}: @pytest.mark.pgdbm(seed=…) takes the seeds by service: seed={{'users': […]}}"
+    if not isinstance(kwargs.get("search_path", ""), str):
+        return f"{test}: @pytest.mark.pgdbm(search_path=…) takes a text such as 'pg_catalog, public'"
+    return None
+
+
+def async_hint(message: str, fixturenames: Iterable[str]) -> str | None:
+    """Our words for an asynchronous test that nobody ran; None if it is not that, or not about us."""
+    ours = [name for name in fixturenames if name in OUR_FIXTURES]
+    if _NOT_RUN not in message or not ours:
+        return None
+    return (
+        f"this asynchronous test asks for {ours[0]!r}, and no plugin runs it: mark it with @pytest.mark.asyncio, or set"
+        " asyncio_mode = auto in the ini (pytest-asyncio); with anyio, mark it with @pytest.mark.anyio"
+    )
+
+
+def summary(failures: Iterable[str | None], kept: Sequence[str]) -> list[str]:
+    """The lines for the end of the run: why there was no server, and what stays on it."""
+    told = list(dict.fromkeys(failure for failure in failures if failure))
+    return [line for failure in told for line in failure.splitlines()] + list(kept)

@@ -1,0 +1,40 @@
+"""What a set is to be built from: its services in the order of their needs, with what was read from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_pgdbm.services.files import SqlFile
+from pytest_pgdbm.services.service import Service
+
+
+@dataclass(frozen=True)
+class Member:
+    """One service of a set: its declaration, its migration files as they were read, the extensions it needs."""
+
+    name: str
+    service: Service
+    files: tuple[SqlFile, ...]
+    extensions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A set to build: its members, each after those that it needs, and the key that tells it from other sets."""
+
+    key: tuple[object, ...]
+    members: tuple[Member, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its services."""
+        return tuple(member.name for member in self.members)
+
+
+@dataclass(frozen=True)
+class BuiltSet:
+    """A set on the server: which schema stands for which service."""
+
+    plan: Plan
+    schemas: Mapping[str, str]

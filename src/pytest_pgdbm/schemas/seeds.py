@@ -1,0 +1,75 @@
+"""Seeds: rows, SQL files and functions that fill a service's tables after its migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from pytest_pgdbm.connections.manager import Database, explain
+from pytest_pgdbm.ground.errors import PgdbmError, SeedError
+from pytest_pgdbm.ground.names import quote_ident
+from pytest_pgdbm.schemas import failures
+from pytest_pgdbm.schemas.build import Builder
+from pytest_pgdbm.services.files import read_seed
+
+
+async def sow(builder: Builder, service: str, seeds: Sequence[Any], database: Database) -> None:
+    """Plants the seeds of one service, in their order.
+
+    Files and rows go over the builder's connection; a function gets `database`, a manager like that of a test.
+    Raises SeedError with the file and line, the table and row, or the function.
+    """
+    for seed in seeds:
+        if callable(seed):
+            await _call(service, seed, database)
+        elif isinstance(seed, Mapping):
+            await _insert(builder, service, seed)
+        else:
+            await _run(builder, service, Path(seed))
+
+
+async def _run(builder: Builder, service: str, path: Path) -> None:
+    text = builder.prepare_query(read_seed(path).text)
+    connection = builder.watched.connection
+    try:
+        async with connection.transaction():
+            await connection.execute(text)
+    except asyncpg.PostgresError as error:
+        explain(error)
+        line = await failures.line_of(connection, text, text, error)
+        raise SeedError(failures.seed(service, path, line, error)) from error
+
+
+async def _insert(
+    builder: Builder, service: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    connection = builder.watched.connection
+    for table, rows in tables.items():
+        for number, row in enumerate(rows, start=1):
+            target = builder.prepare_query("{{schema}}") + "." + quote_ident(table)
+            try:
+                await connection.execute(_insertion(target, row), *row.values())
+            except (asyncpg.PostgresError, asyncpg.DataError, asyncpg.InterfaceError) as error:
+                what = f", at row {number} of table {table!r}"
+                raise SeedError(failures.seed(service, None, None, error, what)) from error
+
+
+def _insertion(target: str, row: Mapping[str, Any]) -> str:
+    if not row:
+        return f"insert into {target} default values"
+    columns = ", ".join(quote_ident(column) for column in row)
+    values = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    return f"insert into {target} ({columns}) values ({values})"
+
+
+async def _call(service: str, function: Any, database: Database) -> None:
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        await function(database)
+    except PgdbmError:
+        raise
+    except Exception as error:
+        raise SeedError(failures.seed(service, None, None, error, f" in {name}()")) from error

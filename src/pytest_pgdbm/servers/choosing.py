@@ -1,0 +1,163 @@
+"""Which server a run gets: the URL's if one is given, else one from installed programs, else a container."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pytest_pgdbm.ground.errors import Attempt, NoServer, ServerFailed
+from pytest_pgdbm.ground.records import Endpoint, Login, Run, ServerKind
+from pytest_pgdbm.keeper import Holding
+from pytest_pgdbm.servers.base import Job, Started
+from pytest_pgdbm.servers.installations import choose_installation
+from pytest_pgdbm.settings import Settings
+
+ADMIN = "postgres"
+TESTER = "pgdbm"
+PATIENCE = {"url": 0.0, "embedded": 10.0, "container": 60.0}
+"""For how many seconds a server that was started is waited for until it lets somebody in."""
+
+LogIn = Callable[[Endpoint, float], Endpoint]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run's server is chosen from."""
+
+    settings: Settings
+    run: Run
+    extensions: Collection[str]
+
+    def kinds(self) -> Iterator[ServerKind]:
+        """The ways to try, in order."""
+        asked = self.settings.server.value
+        if asked != "auto":
+            yield asked
+        elif self.settings.url.value is not None:
+            yield "url"
+        else:
+            yield "embedded"
+            yield "container"
+
+
+def get_server(choice: Choice, holding: Holding, log_in: LogIn) -> Endpoint:
+    """The first server that can be had, logged in to once.
+
+    `log_in` takes an endpoint and for how many seconds to be patient. Raises NoServer with all that was tried.
+    """
+    attempts: list[Attempt] = []
+    remedies: list[str] = []
+    for kind in choice.kinds():
+        try:
+            return _get(kind, choice, holding, log_in)
+        except ServerFailed as error:
+            attempts.append(Attempt(kind, error.why))
+            remedies.append(error.remedy)
+    raise NoServer(attempts, remedies[0])
+
+
+def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn) -> Endpoint:
+    if kind == "url":
+        return log_in(_given(choice), PATIENCE[kind])
+    job, endpoint = _embedded(choice) if kind == "embedded" else _container(choice)
+    started = holding.start(job)
+    try:
+        return log_in(endpoint(started), PATIENCE[kind])
+    except BaseException:
+        holding.stop_server()
+        raise
+
+
+def _given(choice: Choice) -> Endpoint:
+    url = choice.settings.url.value
+    assert url is not None
+    parts = urlsplit(str(url))
+    user, password, host, port = _first_address(parts.netloc, parse_qs(parts.query))
+    login = Login(unquote(user), unquote(password) if password else None)
+    return Endpoint(
+        kind="url",
+        version="",
+        host=host,
+        port=port,
+        database=unquote(parts.path.lstrip("/")),
+        login=login,
+        admin=login,
+        why=choice.settings.url.source,
+        url=str(url),
+    )
+
+
+def _first_address(netloc: str, query: dict[str, list[str]]) -> tuple[str, str, str, int]:
+    """User, password, host and port of the first server that a URL names; for showing, not for connecting."""
+    who, _, where = netloc.rpartition("@")
+    user, _, password = who.partition(":")
+    first = where.split(",")[0]
+    host, _, port = first.rpartition(":") if re.search(r":\d*$", first) else (first, "", "")
+    return (
+        user,
+        password,
+        host.strip("[]") or query.get("host", ["localhost"])[0],
+        int(port or query.get("port", ["5432"])[0]),
+    )
+
+
+def _embedded(choice: Choice) -> tuple[Job, Callable[[Started], Endpoint]]:
+    settings = choice.settings
+    found = choose_installation(
+        server_bin=settings.server_bin.value,
+        server_version=settings.server_version.value,
+        extensions=choice.extensions,
+    )
+    admin = Login(ADMIN, secrets.token_urlsafe(18))
+    job = Job(
+        run=choice.run.id,
+        kind="embedded",
+        folder=str(choice.run.folder),
+        admin=admin,
+        installation=str(found.bindir),
+        version=found.version,
+    )
+    return job, lambda started: _started(
+        "embedded", choice, admin, started, why=found.origin, sharedir=str(found.sharedir)
+    )
+
+
+def _container(choice: Choice) -> tuple[Job, Callable[[Started], Endpoint]]:
+    image = choice.settings.image.value
+    admin = Login(ADMIN, secrets.token_urlsafe(18))
+    job = Job(
+        run=choice.run.id,
+        kind="container",
+        folder=str(choice.run.folder),
+        admin=admin,
+        image=image,
+    )
+    return job, lambda started: _started("container", choice, admin, started, why=f"image {image}")
+
+
+def _started(
+    kind: ServerKind,
+    choice: Choice,
+    admin: Login,
+    started: Started,
+    *,
+    why: str,
+    sharedir: str | None = None,
+) -> Endpoint:
+    as_superuser = choice.settings.role.value == "superuser"
+    login = admin if as_superuser else Login(TESTER, secrets.token_urlsafe(18))
+    return Endpoint(
+        kind=kind,
+        version="",
+        host=started.host,
+        port=started.port,
+        database="postgres",
+        login=login,
+        admin=admin,
+        why=why,
+        socket_dir=started.socket_dir,
+        sharedir=sharedir,
+    )

@@ -1,0 +1,285 @@
+"""A server of one's own from programs on this machine: `initdb`, `postgres`, and the end of both."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_pgdbm.ground.errors import ServerFailed
+from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.servers import leftovers, lend_name
+from pytest_pgdbm.servers.accounts import Account, dropped_to, named, nameless
+from pytest_pgdbm.servers.base import Job, Started
+from pytest_pgdbm.servers.copies import Programs, reachable_programs
+from pytest_pgdbm.servers.environment import clean_environment
+from pytest_pgdbm.servers.homes import make_home, make_socket_folder
+from pytest_pgdbm.servers.tuning import arguments, settings
+
+_INITDB_SECONDS = 120.0
+_START_SECONDS = 60.0
+_STOP_SECONDS = 3.0
+_POLL = 0.005
+_PORTS = 5
+_TAIL = 12
+_REMEDY = "see the lines above; another server: --pgdbm-server=container or --pgdbm-url"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a start has made so far."""
+
+    account: Account | None
+    home: Path
+    programs: Programs
+
+    @property
+    def data(self) -> Path:
+        return leftovers.data_directory(self.home)
+
+
+class EmbeddedServer:
+    """A server on 127.0.0.1 and a Unix socket, for the user who made it and with a password.
+
+    `start` runs in one thread; `stop` may be called from another one meanwhile, and ends it.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """`job.installation` is the folder of the programs, `job.version` their version."""
+        self._job = job
+        self._folder = Path(job.folder)
+        self._log = self._folder / "postgres.log"
+        self._busy = threading.Lock()
+        self._gate = threading.Lock()
+        self._stopping = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._places: list[Path] = []
+
+    def start(self) -> Started:
+        """Makes the data directory and starts the server; returns when it takes connections."""
+        with self._busy:
+            try:
+                return self._start()
+            except BaseException:
+                self._clear()
+                raise
+
+    def stop(self) -> None:
+        """Ends the server at once and removes its data."""
+        with self._gate:
+            self._stopping = True
+            self._end_child()
+        with self._busy:
+            self._clear()
+
+    def died(self) -> str | None:
+        """How the server ended, with the last lines of its log; None while it runs."""
+        if self._child is None or self._child.poll() is None:
+            return None
+        return f"the server ended with status {self._child.returncode}\n{self._tail()}"
+
+    def _start(self) -> Started:
+        account = dropped_to()
+        home = make_home(self._job.run, self._folder, account)
+        self._places.append(home)
+        made = _Made(account, home, self._programs(account, home))
+        self._initdb(made)
+        sockets = make_socket_folder(self._job.run, self._folder, home, account)
+        if sockets is not None:
+            self._places.append(sockets)
+        return self._serve(made, sockets)
+
+    def _programs(self, account: Account | None, home: Path) -> Programs:
+        bindir = Path(self._job.installation or "")
+        programs = reachable_programs(bindir, account, run=self._job.run, folder=self._folder, home=home)
+        if programs.bindir != bindir:
+            self._places.append(programs.bindir.parent)
+        return programs
+
+    def _initdb(self, made: _Made) -> None:
+        secret = made.home / "password"
+        self._write_for(made.account, secret, self._job.admin.password or "")
+        command = [str(made.programs.bindir / "initdb"), "-D", str(made.data)]
+        command += ["--pwfile", str(secret), "-U", self._job.admin.user, *self._initdb_options()]
+        output = self._folder / "initdb.log"
+        child = self._spawn(named(command), made, output)
+        try:
+            child.wait(_INITDB_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise self._failed(f"initdb took over {_INITDB_SECONDS:g} s", output) from None
+        finally:
+            secret.unlink(missing_ok=True)
+        if child.returncode == lend_name.REFUSED:
+            raise nameless(_tail(output))
+        if child.returncode != 0:
+            raise self._failed(f"initdb ended with status {child.returncode}", output)
+
+    def _initdb_options(self) -> list[str]:
+        # https://www.postgresql.org/docs/current/app-initdb.html
+        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync", "--no-instructions"]
+        options += ["--lc-messages=C", *self._locale()]
+        if self._major >= 16:
+            options += ["-c", "scram_iterations=1"]
+        if self._major >= 18:
+            options.append("--no-data-checksums")
+        return options
+
+    def _locale(self) -> list[str]:
+        if _has_locale("C.UTF-8"):
+            return ["--locale=C.UTF-8"]
+        if self._major >= 17:
+            return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        return ["--locale=C"]
+
+    @property
+    def _major(self) -> int:
+        match = re.match(r"\d+", self._job.version or "")
+        return int(match[0]) if match else 0
+
+    def _serve(self, made: _Made, sockets: Path | None) -> Started:
+        for _ in range(_PORTS):
+            host, port = _free_port()
+            child = self._spawn(self._postgres(made, host, port, sockets), made, self._log)
+            if self._comes(child, made):
+                notes = {"installation": str(self._job.installation), "data": str(made.data)}
+                where = None if sockets is None else str(sockets)
+                return Started(host, port, where, str(self._log), notes)
+            # Between the look for a free port and now somebody took it, or it failed for good.
+            if "could not create any TCP/IP sockets" not in _tail(self._log):
+                break
+        raise self._failed("postgres did not start", self._log)
+
+    def _postgres(self, made: _Made, host: str, port: int, sockets: Path | None) -> list[str]:
+        quoted = '"' + str(sockets).replace('"', '""') + '"'
+        chosen = {
+            **settings(self._major or None),
+            "listen_addresses": host,
+            "port": str(port),
+            "unix_socket_directories": quoted if sockets is not None else "",
+            "unix_socket_permissions": "0700",
+        }
+        if os.name == "nt":
+            del chosen["dynamic_shared_memory_type"]
+        program = str(made.programs.bindir / "postgres")
+        return [program, "-D", str(made.data), *arguments(chosen)]
+
+    def _comes(self, child: subprocess.Popen[bytes], made: _Made) -> bool:
+        """Waits until the server takes connections, as `pg_ctl` does; False if it ended instead."""
+        until = time.monotonic() + _START_SECONDS
+        while child.poll() is None:
+            if _is_ready(made.data, child.pid):
+                return True
+            if time.monotonic() > until:
+                raise self._failed(f"postgres took over {_START_SECONDS:g} s to start", self._log)
+            time.sleep(_POLL)
+        return False
+
+    def _spawn(self, command: list[str], made: _Made, output: Path) -> subprocess.Popen[bytes]:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with self._gate:
+                if self._stopping:
+                    raise ServerFailed("the server was stopped while it started", _REMEDY)
+                self._child = self._popen(command, made, descriptor)
+                return self._child
+        finally:
+            os.close(descriptor)
+
+    def _popen(self, command: list[str], made: _Made, output: int) -> subprocess.Popen[bytes]:
+        who: dict[str, Any] = made.account.popen() if made.account is not None else {}
+        try:
+            return subprocess.Popen(
+                command,
+                env=clean_environment(made.programs.libraries),
+                cwd=made.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                umask=0o077,
+                **who,
+            )
+        except OSError as error:
+            name = f" as the user {made.account.name}" if made.account is not None else ""
+            raise ServerFailed(f"{command[0]} could not be run{name}: {error}", _REMEDY) from error
+
+    def _end_child(self) -> None:
+        child = self._child
+        if child is None or child.poll() is not None:
+            return
+        child.send_signal(leftovers.QUIT)
+        try:
+            child.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _clear(self) -> None:
+        self._end_child()
+        while self._places:
+            # The last first: what was made within another place goes with that anyway.
+            leftovers.take_away(str(self._places.pop()))
+
+    def _write_for(self, account: Account | None, file: Path, text: str) -> None:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(text)
+        if account is not None:
+            os.chown(file, account.uid, account.gid)
+
+    def _tail(self) -> str:
+        return _tail(self._log)
+
+    def _failed(self, what: str, output: Path) -> ServerFailed:
+        why = f"{what} ({self._job.installation}, PostgreSQL {self._job.version})"
+        return ServerFailed(f"{why}\n{_tail(output)}".rstrip(), _REMEDY)
+
+
+def _is_ready(data: Path, pid: int) -> bool:
+    # The last of its lines says how far it is:
+    # https://github.com/postgres/postgres/blob/master/src/include/utils/pidfile.h
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return False
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+
+def _free_port() -> tuple[str, int]:
+    """A loopback address and a port of it that nobody uses now."""
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((host, 0))
+                return host, probe.getsockname()[1]
+        except OSError:
+            continue
+    raise ServerFailed("no loopback address has a free port", "ip link set lo up")
+
+
+def _has_locale(name: str) -> bool:
+    """Whether the system knows the locale."""
+    import locale
+
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, name)
+    except locale.Error:
+        return False
+    locale.setlocale(locale.LC_CTYPE, before)
+    return True
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log, indented; empty if there is none."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return masked("\n".join(f"  {line}" for line in lines[-_TAIL:]))

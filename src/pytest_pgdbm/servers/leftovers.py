@@ -1,0 +1,148 @@
+"""Takes a server's directory away, with every server process that still works in it.
+
+Used at the ordinary end and after a kill alike, by the path alone: the directory's name is random and
+was written down before it was made, so a process that works in it can only be that server's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+QUIT = getattr(signal, "SIGQUIT", signal.SIGTERM)
+"""Asks a main process for an immediate shutdown: https://www.postgresql.org/docs/current/server-shutdown.html"""
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+_GENTLE = 3.0
+_BOUND = 8.0
+_PATIENCE = 0.01
+
+
+def take_away(at: str) -> None:
+    """Ends the server whose directory this is, at once, and removes the directory.
+
+    Nothing happens if neither is there. Returns after 8 seconds at the latest.
+    """
+    home = Path(at)
+    if home.is_symlink():
+        return
+    segment = _segment(home)
+    _end(home, QUIT, _GENTLE)
+    _end(home, KILL, _BOUND - _GENTLE)
+    if segment is not None and _segment(home) == segment:
+        _free(segment)
+    _remove(home)
+
+
+def processes(home: Path) -> set[int]:
+    """The server processes that work in the directory or were started on it."""
+    if not Path("/proc/self").exists():
+        return _by_ps(home)
+    inside = os.fsencode(os.path.realpath(home))
+    numbers = (entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return {int(number) for number in numbers if _is_of(number, inside)}
+
+
+def postmaster(home: Path) -> int | None:
+    """The main process that the directory's `postmaster.pid` tells of; it may have ended."""
+    lines = _pid_file(home)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+def data_directory(home: Path) -> Path:
+    """Where the data lie in a server's directory."""
+    return home / "data"
+
+
+def _pid_file(home: Path) -> list[str]:
+    # https://www.postgresql.org/docs/current/storage-file-layout.html
+    try:
+        return (data_directory(home) / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _end(home: Path, how: int, seconds: float) -> None:
+    """Signals what is left until nothing is, for so many seconds at most."""
+    until = time.monotonic() + seconds
+    told: set[int] = set()
+    while left := _to_end(home, how):
+        for pid in left - told:
+            _signal(pid, how)
+        told |= left
+        if time.monotonic() > until:
+            return
+        time.sleep(_PATIENCE)
+
+
+def _to_end(home: Path, how: int) -> set[int]:
+    left = processes(home)
+    # The main process ends its children itself, and frees what they share.
+    return left & {postmaster(home)} if how == QUIT else left
+
+
+def _signal(pid: int, how: int) -> None:
+    try:
+        os.kill(pid, how)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _is_of(pid: str, inside: bytes) -> bool:
+    try:
+        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+        if _started_on(words, inside):
+            return True
+        place = os.fsencode(Path("/proc", pid, "cwd").readlink()) if _is_server(words[0]) else b""
+    except OSError:
+        return False
+    return place.startswith(inside + b"/")
+
+
+def _started_on(words: list[bytes], inside: bytes) -> bool:
+    data = os.fsencode(data_directory(Path(os.fsdecode(inside))))
+    return any(word == b"-D" and words[at + 1 : at + 2] == [data] for at, word in enumerate(words))
+
+
+def _is_server(called: bytes) -> bool:
+    # A server process calls itself `postgres: checkpointer`.
+    return called.startswith(b"postgres:") or called.rpartition(b"/")[2] in (b"postgres", b"initdb")
+
+
+def _by_ps(home: Path) -> set[int]:
+    """The main process, where there is no /proc (macOS): its command line names the directory."""
+    main, ps = postmaster(home), shutil.which("ps")
+    if main is None or ps is None:
+        return set()
+    told = subprocess.run([ps, "-o", "command=", "-p", str(main)], stdout=subprocess.PIPE)
+    return {main} if os.fsencode(data_directory(home)) in told.stdout else set()
+
+
+def _segment(home: Path) -> int | None:
+    """The System V segment that guards the data directory; a killed main process leaves it."""
+    lines = _pid_file(home)
+    words = lines[6].split() if len(lines) > 6 else []
+    return int(words[1]) if len(words) == 2 and words[1].isdigit() else None
+
+
+def _free(segment: int) -> None:
+    import ctypes
+
+    remove = 0  # IPC_RMID
+    ctypes.CDLL(None).shmctl(segment, remove, None)
+
+
+def _remove(home: Path) -> None:
+    until = time.monotonic() + _GENTLE
+    while home.exists():
+        # What a process that is just ending still writes makes a removal fail half way.
+        shutil.rmtree(home, ignore_errors=True)
+        if time.monotonic() > until:
+            return
+        if home.exists():
+            time.sleep(_PATIENCE)

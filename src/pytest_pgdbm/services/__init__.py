@@ -1,0 +1,1 @@
+"""What a service is: its declaration, its files, and where declarations come from."""

@@ -1,0 +1,209 @@
+"""The composition root: one object per process that wires server, pool, schemas and leases, each at its first use.
+
+It knows no pytest type; the edge asks it for things and tells it when a test is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.errors import PgdbmError, ServerGone
+from pytest_pgdbm.ground.masks import SecretUrl
+from pytest_pgdbm.ground.records import Endpoint, PgdbmServer, Run
+from pytest_pgdbm.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_pgdbm.connections.loop import PrivateLoop
+    from pytest_pgdbm.connections.manager import Database
+    from pytest_pgdbm.connections.opening import Opening
+    from pytest_pgdbm.connections.pools import SharedPool
+    from pytest_pgdbm.keeper import Holding
+    from pytest_pgdbm.leasing.leaks import Leak
+    from pytest_pgdbm.leasing.leases import Leases, Tenant
+    from pytest_pgdbm.schemas.home import Home
+    from pytest_pgdbm.schemas.plan import Plan
+
+SECONDS_FOR_A_SERVER = 300.0
+"""How long a process waits for another one that starts the run's server; pulling an image takes its time."""
+
+MOST_IN_POOL = 10
+FEWEST_IN_POOL = 2
+
+
+class Session:
+    """What one process of a run has of the plugin. Nothing is started until it is asked for."""
+
+    def __init__(self, settings: Settings, run: Run) -> None:
+        self.settings = settings
+        self.run = run
+        self.extensions: frozenset[str] = frozenset(settings.extensions.value)
+        self.pool_options: Mapping[str, Any] = {}
+        self.failure: str | None = None
+        self._closers: list[Callable[[], None]] = []
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was asked for that needs a server."""
+        return "_endpoint" in self.__dict__
+
+    @cached_property
+    def server(self) -> PgdbmServer:
+        """The run's server, as users see it. Raises NoServer, once with the whole story."""
+        endpoint = self._get_endpoint()
+        url = endpoint.url or endpoint.tcp_url(self._database, endpoint.login)
+        return PgdbmServer(
+            kind=endpoint.kind,
+            version=endpoint.version,
+            host=endpoint.host,
+            port=endpoint.port,
+            user=endpoint.login.user,
+            database=self._database,
+            url=SecretUrl(url),
+        )
+
+    @cached_property
+    def pool(self) -> SharedPool:
+        """The run's pool: one object, with a real pool in each event loop."""
+        from pytest_pgdbm.connections.pools import SharedPool
+
+        opening = self._opening
+        return SharedPool(opening.open, min_size=opening.min_size, max_size=opening.max_size)
+
+    async def lease(
+        self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool
+    ) -> Mapping[str, Database]:
+        """The managers of a set for this tenant; to be run in the private loop."""
+        return await self._leases.lease(tenant, plan, others, fresh=fresh)
+
+    def prepare(self, extensions: Collection[str]) -> None:
+        """Starts the server and what stands on it, if that has not been done.
+
+        `extensions` are those that services are known to need: they decide which installation is taken.
+        """
+        self.extensions |= frozenset(extensions)
+        _ = self._leases
+
+    def revoke(self, tenant: Tenant) -> None:
+        """Ends a tenant's term; `settle` then drops its sets."""
+        if "_leases" in self.__dict__:
+            self._leases.revoke(tenant)
+
+    def settle(self) -> list[Leak]:
+        """Drops what was given back since the last time; returns what was found wrong."""
+        if "_leases" not in self.__dict__ or not self._leases.unsettled:
+            return []
+        return self.loop.run(self._leases.settle())
+
+    @cached_property
+    def loop(self) -> PrivateLoop:
+        """The private loop."""
+        from pytest_pgdbm.connections import quiet
+        from pytest_pgdbm.connections.loop import PrivateLoop
+
+        self._closers.append(quiet.install())
+        loop = PrivateLoop()
+        self._closers.append(loop.close)
+        return loop
+
+    def close(self) -> None:
+        """Ends everything that this process has of the run; the last process of the run waits for the server's end."""
+        while self._closers:
+            self._closers.pop()()
+
+    @cached_property
+    def _opening(self) -> Opening:
+        from pytest_pgdbm.connections.opening import Opening
+
+        endpoint = self._get_endpoint()
+        return Opening(
+            endpoint,
+            self._database,
+            application_name=names.application_name(run=self.run.id, worker=self.run.worker, part="pool"),
+            path=self._path,
+            size=pool_size(endpoint, self.run.workers),
+            options=self.pool_options,
+        )
+
+    @cached_property
+    def _leases(self) -> Leases:
+        from pytest_pgdbm.leasing.leases import Leases
+
+        return Leases(self._home, self.pool)
+
+    @cached_property
+    def _home(self) -> Home:
+        from pytest_pgdbm.connections.opening import PGDBM_PATH
+        from pytest_pgdbm.schemas.home import Home
+
+        home = Home(
+            self._get_endpoint(),
+            self.run,
+            database=self._database,
+            pool=self.pool,
+            pool_application=self._opening.application_name,
+            path=self._path,
+            pinned=self._path.for_pool(PGDBM_PATH),
+            timeout=self.settings.migration_timeout.value,
+            extensions=self.extensions,
+        )
+        self._closers.append(lambda: self.loop.run(home.close()))
+        return home
+
+    @cached_property
+    def _database(self) -> str:
+        from pytest_pgdbm.schemas.home import make_database
+
+        return self.loop.run(make_database(self._get_endpoint(), self.run))
+
+    @cached_property
+    def _path(self) -> SearchPath:
+        return SearchPath.parse(self.settings.search_path.value)
+
+    @cached_property
+    def _holding(self) -> Holding:
+        from pytest_pgdbm import keeper
+
+        holding = keeper.join(self.run)
+        self._closers.append(holding.leave)
+        return holding
+
+    def _get_endpoint(self) -> Endpoint:
+        if self.failure is not None:
+            raise ServerGone(f"no Postgres server in this run: {self.failure.splitlines()[0]} (see the first failure)")
+        try:
+            return self._endpoint
+        except PgdbmError as error:
+            self.failure = str(error)
+            raise
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        from pytest_pgdbm.servers.choosing import Choice, get_server
+
+        choice = Choice(self.settings, self.run, self.extensions)
+        holding = self._holding
+
+        def make() -> dict[str, Any]:
+            return get_server(choice, holding, self._log_in).to_json()
+
+        found, _ = holding.once(make, timeout=SECONDS_FOR_A_SERVER)
+        return Endpoint.from_json(found)
+
+    def _log_in(self, endpoint: Endpoint, patience: float) -> Endpoint:
+        from pytest_pgdbm.connections.login import first_login
+
+        application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
+        return self.loop.run(first_login(endpoint, application_name=application, patience=patience))
+
+
+def pool_size(endpoint: Endpoint, workers: int) -> int:
+    """The most connections of one loop's pool: a worker's share of what the server lets in, from two to ten.
+
+    One connection of the share is the administration's.
+    """
+    share = (endpoint.max_connections - endpoint.reserved_connections) // max(workers, 1)
+    return max(FEWEST_IN_POOL, min(MOST_IN_POOL, share - 1))

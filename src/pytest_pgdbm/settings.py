@@ -1,0 +1,405 @@
+"""The settings of a run: three spellings each, one precedence, checked before anything starts.
+
+`--pgdbm-server` on the command line wins over `PGDBM_SERVER` in the environment, that over
+`pgdbm_server` in the ini file, that over the default. An empty value counts as given: it sets back
+to the default what the places below say.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from urllib.parse import parse_qsl
+
+from pytest_pgdbm.ground.errors import ConfigError
+from pytest_pgdbm.ground.masks import SecretUrl, masked
+
+T = TypeVar("T")
+ServerChoice = Literal["auto", "url", "embedded", "container"]
+Role = Literal["user", "superuser"]
+Lookup: TypeAlias = "Callable[[str], object | None]"
+
+DEFAULT = "default"
+_OWN_SCHEMA = "$service"
+
+
+@dataclass(frozen=True)
+class Setting(Generic[T]):
+    """A value and where it came from: `--pgdbm-url`, `PGDBM_URL`, `pytest.ini`, `default`."""
+
+    value: T
+    source: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run.
+
+    `server_bin` is an absolute path, `server_version` the wanted version as `16` or `16.4`.
+    `search_path` is None where pgdbm's own default stays, else its entries as `pg_catalog, public`,
+    or `none`. `migration_timeout` is in seconds; None means without end.
+    """
+
+    url: Setting[SecretUrl | None]
+    server: Setting[ServerChoice]
+    server_bin: Setting[str | None]
+    server_version: Setting[str | None]
+    image: Setting[str]
+    extensions: Setting[tuple[str, ...]]
+    search_path: Setting[str | None]
+    role: Setting[Role]
+    migration_timeout: Setting[float | None]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting as pytest registers it. `ini_type` is the type that `addini` takes."""
+
+    stem: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    default: object = None
+    ini_type: Literal["string", "linelist"] = "string"
+
+    @property
+    def flag(self) -> str:
+        """The spelling on the command line: `--pgdbm-server-bin`."""
+        return f"--pgdbm-{self.stem}"
+
+    @property
+    def env(self) -> str:
+        """The spelling in the environment: `PGDBM_SERVER_BIN`."""
+        return self.dest.upper()
+
+    @property
+    def dest(self) -> str:
+        """The spelling in the ini file, and pytest's `dest`: `pgdbm_server_bin`."""
+        return f"pgdbm_{self.field}"
+
+    @property
+    def field(self) -> str:
+        """The name in `Settings`."""
+        return self.stem.replace("-", "_")
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "url",
+        "run against this existing database: postgresql://user:password@host:5432/database",
+        metavar="URL",
+    ),
+    Option(
+        "server",
+        "where Postgres comes from; auto (the default) takes the url if one is given, else"
+        " installed binaries, else a container",
+        choices=("auto", "url", "embedded", "container"),
+        default="auto",
+    ),
+    Option(
+        "server-bin",
+        "the folder of the server programs (initdb, postgres) for the embedded server",
+        metavar="FOLDER",
+    ),
+    Option(
+        "server-version",
+        "the PostgreSQL version that the server must have, as 16 or 16.4",
+        metavar="VERSION",
+    ),
+    Option(
+        "image",
+        "the image for the container server (default: postgres)",
+        metavar="IMAGE",
+        default="postgres",
+    ),
+    Option(
+        "extensions",
+        "extensions to create before the first migration, separated by commas or spaces",
+        metavar="NAMES",
+        default=(),
+        ini_type="linelist",
+    ),
+    Option(
+        "search-path",
+        "what the application gives pgdbm as shared_pool_search_path, as 'pg_catalog, public';"
+        " $service is the test's schema, 'none' leaves connections without",
+        metavar="PATH",
+    ),
+    Option(
+        "role",
+        "who tests and migrations run as on a server of the run's own (default: user)",
+        choices=("user", "superuser"),
+        default="user",
+    ),
+    Option(
+        "migration-timeout",
+        "how long one migration may take (default: without end)",
+        metavar="SECONDS",
+    ),
+)
+
+
+def resolve(cli: Lookup, environ: Mapping[str, str], ini: Lookup, ini_name: str, ini_dir: Path) -> Settings:
+    """The settings of a run, each from the first place that gives it.
+
+    `cli` and `ini` return what the command line and the ini file give for a stem like `server-bin`,
+    or None where they give nothing. `ini_name` names the ini file in messages, and its relative
+    paths start at `ini_dir`; others start at the working directory. Raises ConfigError for a
+    value that is not valid.
+    """
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        given = _given(option, cli, environ, ini, ini_name, ini_dir)
+        values[option.field] = Setting(option.default, DEFAULT) if given is None else _read(given)
+    settings = Settings(**values)
+    _check_together(settings)
+    return settings
+
+
+def changed(settings: Settings) -> list[str]:
+    """A line for each setting that is not as by default: `server=embedded (from PGDBM_SERVER)`."""
+    defaults = {option.field: option for option in OPTIONS}
+    lines = []
+    for field in fields(settings):
+        setting = getattr(settings, field.name)
+        if setting.source != DEFAULT and setting.value != defaults[field.name].default:
+            note = _unused_note(field.name, settings)
+            stem = defaults[field.name].stem
+            lines.append(f"{stem}={_shown(setting.value)} (from {setting.source}{note})")
+    return lines
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return masked(str(value))
+
+
+def _unused_note(field: str, settings: Settings) -> str:
+    if field != "url" or settings.server.value in ("auto", "url"):
+        return ""
+    return f"; not used, since server={settings.server.value}"
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.server.value == "url" and settings.url.value is None:
+        raise ConfigError(
+            f"server=url (from {settings.server.source}) needs a URL; give --pgdbm-url,"
+            " PGDBM_URL or the ini setting pgdbm_url"
+        )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A raw value, where it came from, and the folder at which a relative path starts."""
+
+    option: Option
+    raw: object
+    source: str
+    where: str
+    base: Path | None
+
+    @property
+    def text(self) -> str:
+        raw = self.raw
+        if isinstance(raw, Iterable) and not isinstance(raw, str):
+            return "\n".join(str(line) for line in raw).strip()
+        return str(raw).strip()
+
+    def wrong(self, why: str) -> ConfigError:
+        return ConfigError(f"{self.where}: {why}")
+
+
+def _given(
+    option: Option,
+    cli: Lookup,
+    environ: Mapping[str, str],
+    ini: Lookup,
+    ini_name: str,
+    ini_dir: Path,
+) -> _Given | None:
+    """The value of the first place that has one."""
+    if (raw := cli(option.stem)) is not None:
+        return _Given(option, raw, option.flag, option.flag, None)
+    if (raw := environ.get(option.env)) is not None:
+        return _Given(option, raw, option.env, option.env, None)
+    if (raw := ini(option.stem)) is not None:
+        return _Given(option, raw, ini_name, f"{option.dest} in {ini_name}", ini_dir)
+    return None
+
+
+def _read(given: _Given) -> Setting[Any]:
+    """The value in its own type. Raises ConfigError if it is not valid."""
+    if not given.text:
+        return Setting(given.option.default, given.source)
+    reader = _choice if given.option.choices else _READERS[given.option.stem]
+    return Setting(reader(given), given.source)
+
+
+def _choice(given: _Given) -> str:
+    choices = given.option.choices
+    text = given.text
+    if text in choices:
+        return text
+    near = difflib.get_close_matches(text.lower(), choices, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ";"
+    raise given.wrong(f"{text!r} is not known{meant} valid are {', '.join(choices)}")
+
+
+def _server_bin(given: _Given) -> str:
+    try:
+        path = Path(given.text).expanduser()
+    except RuntimeError as error:
+        raise given.wrong(f"{given.text!r}: {error}") from error
+    return str((given.base or Path.cwd()) / path)
+
+
+def _server_version(given: _Given) -> str:
+    if re.fullmatch(r"[1-9][0-9]?(\.[0-9]{1,3}){0,2}", given.text):
+        return given.text
+    raise given.wrong(f"{given.text!r} is not a PostgreSQL version; write it as 16 or 16.4")
+
+
+def _image(given: _Given) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][\w.:/@-]*", given.text, re.ASCII):
+        return given.text
+    raise given.wrong(f"{given.text!r} is not the name of an image; write it as postgres:17")
+
+
+def _extensions(given: _Given) -> tuple[str, ...]:
+    names = [name for name in re.split(r"[,\s]+", given.text) if name]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*", name):
+            raise given.wrong(
+                f"{name!r} is not the name of an extension;"
+                " write names like pgcrypto or uuid-ossp, separated by commas or spaces"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _search_path(given: _Given) -> str:
+    if given.text == "none":
+        return given.text
+    entries = [entry.strip() for entry in given.text.split(",")]
+    for entry in entries:
+        if entry != _OWN_SCHEMA and not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}", entry):
+            raise given.wrong(
+                f"{entry!r} cannot stand in the search path; give plain schema names and $service,"
+                " separated by commas, as 'pg_catalog, public', or the one word none"
+            )
+    if "none" in entries:
+        raise given.wrong("'none' stands alone; leave it out, or leave out the other entries")
+    return ", ".join(entries)
+
+
+def _migration_timeout(given: _Given) -> float:
+    try:
+        seconds = float(given.text)
+    except ValueError:
+        seconds = math.nan
+    if seconds > 0 and math.isfinite(seconds):
+        return seconds
+    raise given.wrong(f"{given.text!r} is not a time; give a number of seconds above 0, or nothing for no limit")
+
+
+_FORM = "postgresql://user:password@host:5432/database"
+_URL = re.compile(r"[^:]+://(?P<authority>[^/?#]*)(?:/(?P<database>[^?#]*))?(?:\?(?P<query>[^#]*))?")
+
+
+def _url(given: _Given) -> SecretUrl:
+    """The URL, which both asyncpg and libpq will understand.
+
+    See https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
+    """
+    problem = _url_problem(given.text)
+    if problem is not None:
+        raise given.wrong(f"{_safe(given.text)!r} {problem}")
+    return SecretUrl(given.text)
+
+
+def _safe(url: str) -> str:
+    """The URL masked; space would hide the end of the password from the mask."""
+    return masked(re.sub(r"\s", "%20", url))
+
+
+def _url_problem(url: str) -> str | None:
+    """What is wrong with the URL, and how to write it; None if nothing is."""
+    if re.match(r"\s*\w+\s*=", url):
+        return f"is a key=value string; write it as a URI: {_FORM}"
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "holds white space; write it as %20"
+    scheme = url.partition("://")[0] if "://" in url else ""
+    return _scheme_problem(scheme) or _parts_problem(url)
+
+
+def _scheme_problem(scheme: str) -> str | None:
+    if scheme in ("postgresql", "postgres"):
+        return None
+    plain = scheme.removeprefix("jdbc:").partition("+")[0]
+    if plain in ("postgresql", "postgres"):
+        return f"starts with {scheme}://; write {plain}:// alone"
+    near = difflib.get_close_matches(scheme.lower(), ["postgresql", "postgres"], n=1)
+    meant = f", did you mean {near[0]}://?" if near else ";"
+    return f"does not start with postgresql:// or postgres://{meant} write it as {_FORM}"
+
+
+def _parts_problem(url: str) -> str | None:
+    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", url):
+        return "holds a '%' that starts no character code; write a '%' as %25"
+    match = _URL.fullmatch(url)
+    if match is None:
+        return "holds a '#'; write it as %23"
+    login, _, hosts = match["authority"].rpartition("@")
+    if "@" in login:
+        return "holds an '@' in the user or password; write it as %40"
+    query = match["query"] or ""
+    if any("=" not in part for part in query.split("&") if part):
+        return "has a parameter without a value after '?'; write ?name=value&name=value"
+    parameters = dict(parse_qsl(query))
+    return _host_problem(hosts, parameters) or _database_problem(match["database"], parameters)
+
+
+def _host_problem(hosts: str, parameters: Mapping[str, str]) -> str | None:
+    """What is wrong with `host:port,host:port`; clients take the first that answers."""
+    for host in hosts.split(","):
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(.*))?", host)
+        if match is None:
+            return "has a host that cannot be read; write an IPv6 address in brackets, as [::1]"
+        if not match[1] and "host" not in parameters:
+            return f"names no host; write it as {_FORM}, or ?host=/folder/of/the/socket"
+        if not _is_port(match[2]):
+            return _BAD_PORT
+    return None if _is_port(parameters.get("port")) else _BAD_PORT
+
+
+_BAD_PORT = (
+    "has a port that is not a number from 1 to 65535;"
+    " if it is part of a password, write '/' as %2F, ':' as %3A, '?' as %3F, '@' as %40"
+)
+
+
+def _is_port(text: str | None) -> bool:
+    """Whether it is a port; none and an empty one mean 5432."""
+    return not text or bool(re.fullmatch(r"[0-9]{1,5}", text) and 1 <= int(text) <= 65535)
+
+
+def _database_problem(database: str | None, parameters: Mapping[str, str]) -> str | None:
+    if database or parameters.get("dbname") or parameters.get("database"):
+        return None
+    return f"names no database; say which one at its end: {_FORM}"
+
+
+_READERS: dict[str, Callable[[_Given], object]] = {
+    "url": _url,
+    "server-bin": _server_bin,
+    "server-version": _server_version,
+    "image": _image,
+    "extensions": _extensions,
+    "search-path": _search_path,
+    "migration-timeout": _migration_timeout,
+}

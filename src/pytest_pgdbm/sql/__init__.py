@@ -1,0 +1,1 @@
+"""Reading SQL text: tokens, statements, templates, and what a migration names. No server."""
