@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -73,14 +74,18 @@ def pgdbm_db(
 def _fixture(declarations: Sequence[Declaration], scope: Scope) -> Any:
     factory_fixture = "pgdbm_db" if scope == "function" else f"_pgdbm_{scope}"
 
-    def database(request: pytest.FixtureRequest) -> Any:
-        factory: DatabaseFactory = request.getfixturevalue(factory_fixture)
+    def database(request: pytest.FixtureRequest, **given: DatabaseFactory) -> Any:
+        factory = given[factory_fixture]
         factory.tenant.fixtures.add(request.fixturename or "")
         try:
-            return factory.ask(declarations).get()
+            return factory.ask(declarations, own=True).get()
         except PgdbmError as error:
             pytest.fail(str(error), pytrace=False)
 
+    # pytest reads from the signature what a fixture needs; which factory that is depends on the scope.
+    names = ("request", factory_fixture)
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    database.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     database.__doc__ = _describe(declarations)
     setattr(database, _MARK, tuple(declarations))
     return pytest.fixture(scope=scope)(database)
@@ -125,8 +130,9 @@ def pgdbm_pool_options() -> Mapping[str, Any]:
 def pgdbm_services(request: pytest.FixtureRequest) -> Mapping[str, Service]:
     """Services known by the ini and by folders migrations/<service>; override it to return more."""
     config = request.config
-    found = _library(config).found(config.rootpath, config.rootpath).services
-    return {**found, **config.stash[FOUND]}
+    discovered = _library(config).found(config.rootpath, config.rootpath).services
+    configured = config.stash[FOUND]
+    return {**discovered, **configured}
 
 
 @pytest.fixture(name="pgdbm_db")

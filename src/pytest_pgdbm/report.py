@@ -70,7 +70,7 @@ def marker_error(
 def async_hint(message: str, fixturenames: Iterable[str]) -> str | None:
     """Our words for an asynchronous test that nobody ran; None if it is not that, or not about us."""
     ours = [name for name in fixturenames if name in OUR_FIXTURES]
-    if _NOT_RUN not in message or not ours:
+    if not message.startswith(_NOT_RUN) or not ours:
         return None
     return (
         f"this asynchronous test asks for {ours[0]!r}, and no plugin runs it: mark it with @pytest.mark.asyncio, or set"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground import names
-from pytest_pgdbm.ground.errors import PgdbmError, ServerGone
+from pytest_pgdbm.ground.errors import PgdbmError, ServerGone, SharedFailure
 from pytest_pgdbm.ground.masks import SecretUrl
 from pytest_pgdbm.ground.records import Endpoint, PgdbmServer, Run
 from pytest_pgdbm.settings import Settings
@@ -172,13 +172,15 @@ class Session:
         return holding
 
     def _get_endpoint(self) -> Endpoint:
-        if self.failure is not None:
-            raise ServerGone(f"no Postgres server in this run: {self.failure.splitlines()[0]} (see the first failure)")
-        try:
-            return self._endpoint
-        except PgdbmError as error:
-            self.failure = str(error)
-            raise
+        if self.failure is None:
+            try:
+                return self._endpoint
+            except SharedFailure as error:
+                self.failure = str(error)
+            except PgdbmError as error:
+                self.failure = str(error)
+                raise
+        raise ServerGone("no Postgres server in this run; the first test that asked for it, and the summary, say why")
 
     @cached_property
     def _endpoint(self) -> Endpoint:

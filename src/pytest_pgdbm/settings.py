@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 from pytest_pgdbm.ground.errors import ConfigError
-from pytest_pgdbm.ground.masks import SecretUrl, masked
+from pytest_pgdbm.ground.masks import HIDDEN, SecretUrl, masked
 
 T = TypeVar("T")
 ServerChoice = Literal["auto", "url", "embedded", "container"]
@@ -247,8 +247,8 @@ def _choice(given: _Given) -> str:
     if text in choices:
         return text
     near = difflib.get_close_matches(text.lower(), choices, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ";"
-    raise given.wrong(f"{text!r} is not known{meant} valid are {', '.join(choices)}")
+    meant = f"; did you mean {near[0]!r}?" if near else "."
+    raise given.wrong(f"{text!r} is not known{meant} Valid are {', '.join(choices)}")
 
 
 def _server_bin(given: _Given) -> str:
@@ -316,6 +316,8 @@ def _url(given: _Given) -> SecretUrl:
 
     See https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
     """
+    if re.match(r"\w+\s*=", given.text):
+        raise given.wrong(f"this is a key=value string; write it as a URI: {_FORM}")
     problem = _url_problem(given.text)
     if problem is not None:
         raise given.wrong(f"{_safe(given.text)!r} {problem}")
@@ -323,14 +325,12 @@ def _url(given: _Given) -> SecretUrl:
 
 
 def _safe(url: str) -> str:
-    """The URL masked; space would hide the end of the password from the mask."""
-    return masked(re.sub(r"\s", "%20", url))
+    """The URL masked, even where space or a scheme of another kind would keep `masked` from seeing one."""
+    return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", re.sub(r"\s", "%20", url)))
 
 
 def _url_problem(url: str) -> str | None:
     """What is wrong with the URL, and how to write it; None if nothing is."""
-    if re.match(r"\s*\w+\s*=", url):
-        return f"is a key=value string; write it as a URI: {_FORM}"
     if re.search(r"[\s\x00-\x1f\x7f]", url):
         return "holds white space; write it as %20"
     scheme = url.partition("://")[0] if "://" in url else ""
@@ -344,8 +344,8 @@ def _scheme_problem(scheme: str) -> str | None:
     if plain in ("postgresql", "postgres"):
         return f"starts with {scheme}://; write {plain}:// alone"
     near = difflib.get_close_matches(scheme.lower(), ["postgresql", "postgres"], n=1)
-    meant = f", did you mean {near[0]}://?" if near else ";"
-    return f"does not start with postgresql:// or postgres://{meant} write it as {_FORM}"
+    meant = f", did you mean {near[0]}://?" if near else "."
+    return f"does not start with postgresql:// or postgres://{meant} Write it as {_FORM}"
 
 
 def _parts_problem(url: str) -> str | None:
@@ -367,7 +367,7 @@ def _parts_problem(url: str) -> str | None:
 def _host_problem(hosts: str, parameters: Mapping[str, str]) -> str | None:
     """What is wrong with `host:port,host:port`; clients take the first that answers."""
     for host in hosts.split(","):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(.*))?", host)
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::([^:]*))?", host)
         if match is None:
             return "has a host that cannot be read; write an IPv6 address in brackets, as [::1]"
         if not match[1] and "host" not in parameters:

@@ -68,7 +68,7 @@ class ServerFailed(PgdbmError):
 
 
 class ServerGone(PgdbmError):
-    """The server of this run was asked for before and did not come; the first error tells the story."""
+    """The server of this run did not come when it was asked for first; that error tells the story."""
 
 
 class SharedFailure(PgdbmError):

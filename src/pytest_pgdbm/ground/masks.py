@@ -6,13 +6,13 @@ import re
 
 HIDDEN = "****"
 
-# The password of a database URI ends at the last '@': people forget to quote '@' and '/' in it.
-_URI = re.compile(r"(?P<head>\b(?!https?:)[a-z][a-z0-9+.-]{0,30}://[^\s:]*:)(?P<secret>\S*)(?=@)", re.IGNORECASE)
+_WORD = re.compile(r"(?<!\S)\S+")
+_URI_HEAD = re.compile(r"\b(?!https?:)[a-z][a-z0-9+.-]{0,30}://[^\s:]*:", re.IGNORECASE)
 _WEB_URI = re.compile(r"(?P<head>\bhttps?://[^\s:/?#@]*:)(?P<secret>[^\s/]*)(?=@)", re.IGNORECASE)
 # With no '@' after it, what stands where a port is expected may be a password that lost its host.
 _NO_HOST = re.compile(
     r"(?P<head>\bpostgres[a-z0-9+.-]{0,30}://[^\s:/?#@\[]*:)"
-    r"(?P<secret>(?!\d{1,5}(?:[^\w%]|$))[^\s/?#@,'\"]+)(?!\S*@)",
+    r"(?P<secret>(?!\d{1,5}(?:[^\w%]|$))[^\s/?#@,'\"]+)",
     re.IGNORECASE,
 )
 # As in a key-value string, in Python's and JSON's print of one, and in SQL: PASSWORD 'x'.
@@ -30,9 +30,22 @@ _PLAIN = re.compile(
 
 def masked(text: str) -> str:
     """`text` with the password of each URI, query string and key-value string in it as `****`."""
-    for pattern in (_QUOTED, _PLAIN, _URI, _WEB_URI, _NO_HOST):
+    for pattern in (_QUOTED, _PLAIN, _WEB_URI):
         text = pattern.sub(rf"\g<head>{HIDDEN}", text)
-    return text
+    return _WORD.sub(_without_password, text) if "://" in text else text
+
+
+def _without_password(match: re.Match[str]) -> str:
+    """A word with the password of the URI in it masked.
+
+    The password ends at the last '@': people forget to quote '@' and '/' in it.
+    """
+    word = match[0]
+    head = _URI_HEAD.search(word)
+    end = word.rfind("@")
+    if head is None or end < head.end():
+        return _NO_HOST.sub(rf"\g<head>{HIDDEN}", word)
+    return word[: head.end()] + HIDDEN + word[end:]
 
 
 class SecretUrl(str):

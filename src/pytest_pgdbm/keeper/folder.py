@@ -35,7 +35,8 @@ class FolderGone(Exception):
 def make_folder(folder: Path) -> None:
     """The folder, mode 0700, made or found; nobody else may own it or write in it.
 
-    Raises ServerFailed if it cannot be made, or if something that is not the caller's is there.
+    Raises ServerFailed if it cannot be made, or if something that is not the caller's is there, and
+    FolderGone if what was there has gone: it can be made then.
     """
     try:
         folder.mkdir(mode=0o700)
@@ -129,7 +130,10 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _check(folder: Path) -> None:
-    status = folder.lstat()
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        raise FolderGone(folder) from None
     if not stat.S_ISDIR(status.st_mode):
         fault = "is not a folder"
     elif status.st_uid != user():

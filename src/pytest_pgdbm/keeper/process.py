@@ -52,7 +52,7 @@ class Keeper:
         self._asked_to_end = False
 
     def keep(self) -> None:
-        """Starts the server, answers, and stays until the end. A start that failed is the end."""
+        """Starts the server, answers, and stays until the end, for the folder if there is no server."""
         self._mind_signals()
         # From here on a kill leaves no gap: the record is there before anything that it will name.
         new_record(self._folder)
@@ -61,11 +61,7 @@ class Keeper:
         if answer is not None:
             _answer(answer)
             _load_what_the_end_needs()
-            if "started" in answer:
-                self._stay()
-                return
-        self._asked_to_end = True
-        self._ended()
+        self._stay()
 
     def _mind_signals(self) -> None:
         for name in ("SIGINT", "SIGHUP", "SIGQUIT"):

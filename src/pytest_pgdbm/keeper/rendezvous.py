@@ -120,8 +120,8 @@ class Holding:
 
 def _enter(run: Run) -> holders.Lease:
     for _ in range(_TIMES):
-        folders.make_folder(run.folder)
         try:
+            folders.make_folder(run.folder)
             with folders.door(run.folder):
                 return _taken(run)
         except folders.FolderGone:

@@ -24,10 +24,13 @@ T_co = TypeVar("T_co", covariant=True)
 class Lease(Generic[T_co]):
     """What `pgdbm_db("users")` returns: `await` it in an asynchronous test, or call `.get()` in a synchronous one."""
 
-    def __init__(self, factory: DatabaseFactory, asked: Sequence[Asked], *, fresh: bool) -> None:
+    def __init__(
+        self, factory: DatabaseFactory, asked: Sequence[Asked], *, fresh: bool, own: bool
+    ) -> None:
         self._factory = factory
         self._asked = asked
         self._fresh = fresh
+        self._own = own
 
     def __await__(self) -> Generator[Any, None, T_co]:
         """The manager, or a tuple of them in the order asked for. The event loop goes on meanwhile."""
@@ -58,7 +61,7 @@ class Lease(Generic[T_co]):
         managers: dict[str, Database] = {}
         for asked in self._asked:
             if asked.name not in managers:
-                managers.update(await self._factory.lease(asked, fresh=self._fresh))
+                managers.update(await self._factory.lease(asked, fresh=self._fresh, own=self._own))
         return tuple(managers[asked.name] for asked in self._asked)
 
     def _one_or_all(self, managers: tuple[Database, ...]) -> T_co:
@@ -124,11 +127,16 @@ class DatabaseFactory:
         )
         return self.ask((declaration,), fresh=fresh)
 
-    def ask(self, asked: Sequence[str | Declaration | None], *, fresh: bool = False) -> Lease[Any]:
-        """As calling it, with declarations where a name does not say enough."""
+    def ask(
+        self, asked: Sequence[str | Declaration | None], *, fresh: bool = False, own: bool = False
+    ) -> Lease[Any]:
+        """As calling it, with declarations where a name does not say enough.
+
+        `own` is for a fixture, which gives a service that a wider fixture of the test gives too from a set of its own.
+        """
         __tracebackhide__ = True
         try:
-            return Lease(self, [self._resolver.ask(each) for each in asked], fresh=fresh)
+            return Lease(self, [self._resolver.ask(each) for each in asked], fresh=fresh, own=own)
         except PgdbmError as error:
             raise _plainly(error) from None
 
@@ -136,15 +144,14 @@ class DatabaseFactory:
         """Starts the server, if nobody has."""
         self.session.prepare(self._resolver.extensions())
 
-    async def lease(self, asked: Asked, *, fresh: bool) -> dict[str, Database]:
+    async def lease(self, asked: Asked, *, fresh: bool, own: bool) -> dict[str, Database]:
         """The managers of the set that the service belongs to; to be run in the private loop."""
         if not fresh:
             for host in self._hosts():
-                if asked.plan.key in host.sets:
+                if asked.plan.key in host.sets and not (own and asked.name in host.services):
                     return host.sets[asked.plan.key].managers
-        return dict(
-            await self.session.lease(self.tenant, asked.plan, asked.others, fresh=fresh)
-        )
+        self.tenant.services.add(asked.name)
+        return dict(await self.session.lease(self.tenant, asked.plan, asked.others, fresh=fresh))
 
 
 def _plainly(error: PgdbmError) -> PgdbmError:

@@ -30,12 +30,14 @@ class _Leased:
 class Tenant:
     """One that sets are leased to: `label` is the test's or the wider node's id.
 
-    `path` is the search path that its marker chose, `fixtures` the names of the fixtures that lease through it.
+    `path` is the search path that its marker chose, `fixtures` the names of the fixtures that lease through it and
+    `services` what was asked for by name.
     """
 
     label: str
     path: SearchPath | None = None
     fixtures: set[str] = field(default_factory=set)
+    services: set[str] = field(default_factory=set)
     term: Term = field(init=False)
     sets: dict[tuple[object, ...], _Leased] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -189,7 +189,7 @@ class ContainerServer:
         try:
             host, port = container.get_container_host_ip(), _PORT
             if docker.get_connection_mode().use_mapped_port:
-                port = int(docker.port(container.get_container_id(), _PORT))
+                port = int(docker.port(container.get_wrapped_container().id, _PORT))
             if not host:  # a socket would take it for this machine
                 raise RuntimeError("the container has no address in its network")
         except Exception as error:
@@ -298,14 +298,18 @@ def pull_failure(error: Exception, image: str, host: str) -> ServerFailed:
 
 def _container(image: str, host: str) -> DockerContainer:
     try:
-        from testcontainers.core.config import testcontainers_config
+        from testcontainers.core import config
         from testcontainers.core.container import DockerContainer
+
+        mode = config.get_user_overwritten_connection_mode()
     except Exception as error:
         raise ServerFailed(
-            f"testcontainers cannot be imported: {_short(error)}",
+            f"testcontainers cannot be used: {_short(error)}",
             "pip install --upgrade testcontainers, and check the variables TESTCONTAINERS_*",
         ) from error
-    testcontainers_config.ryuk_disabled = True
+    config.testcontainers_config.ryuk_disabled = True
+    # testcontainers 4.9 and 4.10 read TESTCONTAINERS_CONNECTION_MODE only when asked like this.
+    config.testcontainers_config.connection_mode_override = mode
     return DockerContainer(image, docker_client_kw={"timeout": _PATIENT, **_connection(host)})
 
 

@@ -30,6 +30,9 @@ def reachable_programs(bindir: Path, account: Account | None, *, run: str, folde
     A server finds its other files by its own place, so bin, lib and share move together. Raises
     ServerFailed if they lie in another order.
     """
+    missing = [name for name in _NEEDED if shutil.which(name, path=bindir) is None]
+    if missing:
+        raise ServerFailed(f"{bindir} has no {' and no '.join(missing)}", "install PostgreSQL anew")
     if account is None or all(account.reaches(bindir / name) for name in _NEEDED):
         return Programs(bindir)
     prefix = bindir.parent

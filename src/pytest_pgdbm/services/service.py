@@ -164,7 +164,7 @@ def _check_seed_path(seed: PathLike) -> None:
 
 
 def _is_async(function: Callable[..., object]) -> bool:
-    call = getattr(function, "__call__", None)  # noqa: B004 - its kind matters, not whether it is
+    call = type(function).__call__
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 

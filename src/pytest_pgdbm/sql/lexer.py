@@ -50,7 +50,8 @@ class Token(NamedTuple):
         if self.kind == "word":
             return self.text.lower()
         if self.kind == "quoted":
-            return self.text[self.text.index('"') :].strip('"').replace('""', '"')
+            inner = _INSIDE_QUOTES.match(self.text, self.text.index('"') + 1)
+            return inner[0].replace('""', '"') if inner else ""
         return None
 
 
@@ -90,6 +91,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_INSIDE_QUOTES = re.compile(r'(?:[^"]+|"")*')
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _KINDS: dict[str, Kind] = {"escape": "string", "nested": "comment"}
 _SILENT = ("space", "comment")

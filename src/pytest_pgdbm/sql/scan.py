@@ -187,9 +187,7 @@ class _Reader:
         return _is_symbol(self._group, at - 1, ":") and _is_symbol(self._group, at - 2, ":")
 
     def _follows_key_word(self, at: int) -> bool:
-        before = at - 1
-        while self._word(before, *_BETWEEN):
-            before -= 1
+        before = self._before(at)
         if self._word(before, "from"):
             return self._names_relation_from(before)
         if self._word(before, "on"):
@@ -197,6 +195,13 @@ class _Reader:
         if self._word(before, *_BEFORE_A_NAME):
             return not _is_symbol(self._group, before - 1, ".")
         return self._word_pair(before, "insert", "into") or self._follows_table_clause(before)
+
+    def _before(self, at: int) -> int:
+        """The place before `at`, words as `only` passed over."""
+        at -= 1
+        while self._word(at, *_BETWEEN):
+            at -= 1
+        return at
 
     def _names_relation_from(self, at: int) -> bool:
         """Whether this FROM is not the one of `extract(… FROM …)` or `IS DISTINCT FROM`."""
@@ -213,8 +218,8 @@ class _Reader:
 
     def _continues_list(self, at: int) -> bool:
         """Whether it stands after a comma in a list of relations: `FROM users u, auth.keys`."""
-        while _is_symbol(self._group, at - 1, ","):
-            item = self._item_start(at - 2)
+        while _is_symbol(self._group, comma := self._before(at), ","):
+            item = self._item_start(comma - 1)
             if item is None:
                 return False
             if self._word(item - 1, *_BEFORE_A_LIST, *_BETWEEN):

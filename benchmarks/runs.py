@@ -1,0 +1,96 @@
+"""One pytest process on one of the suites, and what was seen of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SUITES = HERE / "suites"
+WITHOUT_PLUGIN = ("-p", "no:pgdbm")
+_WANTED = ("asyncio", "pgdbm")
+_CLEARED = ("PG", "PYTEST", "BENCH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a pytest process; times in seconds, `first_body` from its start to the first test's result."""
+
+    wall: float
+    cpu: float
+    first_body: float
+    phases: dict[str, float]
+    whole: float
+    imported: list[str]
+    header: str
+    began: float
+
+
+def run(suite: str, *, options: Iterable[str] = (), **settings: object) -> Seen:
+    """Runs a suite to its end. `settings` are the suite's, given as BENCH_…; raises RuntimeError unless it is green."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder, "record.json")
+        before, began = _cpu(), time.monotonic()
+        done = subprocess.run(
+            command(suite, options),
+            env=environment(record, settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        wall = time.monotonic() - began
+        if done.returncode:
+            raise RuntimeError(f"suite {suite} failed\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+        return _seen(json.loads(record.read_text()), done.stdout, wall, _cpu() - before, began)
+
+
+def command(suite: str, options: Iterable[str] = (), plugins: Iterable[str] = _WANTED) -> list[str]:
+    """The command line for a suite; of the installed pytest plugins only these are loaded."""
+    others = sorted({point.name for point in entry_points(group="pytest11")} - set(plugins))
+    blocked = [word for name in others for word in ("-p", f"no:{name}")]
+    base = [sys.executable, "-m", "pytest", "-c", str(SUITES / "pytest.ini"), "-p", "recorder"]
+    return [*base, *blocked, *options, str(SUITES / suite)]
+
+
+def environment(record: Path, settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment for a suite, without what would change pytest, the plugin or asyncpg."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_CLEARED)}
+    told = {f"BENCH_{name.upper()}": str(value) for name, value in settings.items()}
+    return {**kept, **told, "BENCH_RECORD": str(record), "PYTHONPATH": f"{HERE}{os.pathsep}{SUITES}"}
+
+
+def loop_options(loop: str) -> list[str]:
+    """The options that put tests and fixtures into loops of this scope."""
+    return ["-o", f"asyncio_default_fixture_loop_scope={loop}", "-o", f"asyncio_default_test_loop_scope={loop}"]
+
+
+def _seen(record: dict[str, Any], output: str, wall: float, cpu: float, began: float) -> Seen:
+    tests = record["tests"]
+    later = tests[1:] or tests
+    span = later[-1]["over"] - tests[0]["over"]
+    return Seen(
+        wall=wall,
+        cpu=cpu,
+        first_body=tests[0]["called"] - began,
+        phases={name: statistics.median(test[name] for test in later) for name in ("setup", "call", "teardown")},
+        whole=span / len(later),
+        imported=record["imported"],
+        header=next((line for line in output.splitlines() if line.startswith("pgdbm: ")), ""),
+        began=began,
+    )
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,8 @@
+"""Holds a server until its standard input ends, and prints its URL; run with -s."""
+
+import sys
+
+
+def test_hold(pgdbm_server):
+    print(f"\nurl={str(pgdbm_server.url)}", flush=True)
+    sys.stdin.read()

@@ -1,0 +1,1 @@
+INSERT INTO {{tables.people}} (name, secret) VALUES ('archivist', 'please change me');

@@ -1,0 +1,1 @@
+INSERT INTO {{tables.accounts}} (name) VALUES ('Analytical Engines Ltd');

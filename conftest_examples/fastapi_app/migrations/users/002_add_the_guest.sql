@@ -1,0 +1,1 @@
+INSERT INTO {{tables.users}} (email) VALUES ('guest@example.org');

@@ -1,0 +1,7 @@
+CREATE EXTENSION IF NOT EXISTS citext;
+
+CREATE TABLE {{tables.users}} (
+    id SERIAL PRIMARY KEY,
+    email CITEXT NOT NULL UNIQUE,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);

@@ -1,0 +1,6 @@
+CREATE EXTENSION IF NOT EXISTS citext;
+
+CREATE TABLE IF NOT EXISTS {{tables.profiles}} (
+    user_id INT PRIMARY KEY REFERENCES {{tables.users}} (id) ON DELETE CASCADE,
+    handle CITEXT UNIQUE NOT NULL
+);

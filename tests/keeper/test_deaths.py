@@ -1,0 +1,232 @@
+"""Whoever is killed, and whenever: nothing is left of the run."""
+
+import os
+import signal
+
+import psutil
+import pytest
+from keeper.runs import (
+    ActorProcess,
+    a_job,
+    a_run,
+    actors,
+    keeper_of,
+    left_of,
+    postmaster_of,
+    wait_until,
+    wait_until_gone,
+)
+
+from pytest_pgdbm.ground.errors import ServerFailed
+from pytest_pgdbm.keeper import join, leave_run
+from pytest_pgdbm.keeper.folder import make_folder
+
+
+def test_when_all_holders_are_killed_everything_goes(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run), ActorProcess(run)) as (one, two):
+        one("join", "start")
+        two("join", "start")
+        one.kill()
+        two.kill()
+        wait_until_gone(run)
+
+
+def test_when_the_only_holder_is_killed_while_the_server_starts_everything_goes(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join")
+        actor.tell("start")
+        wait_until(lambda: any("initdb" in words for words in left_of(run)))
+        actor.kill()
+        wait_until_gone(run)
+
+
+def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_server(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join", "start")
+        child = psutil.Process(actor("fork")["child"])
+        actor.kill()
+        wait_until_gone(run)
+        assert child.is_running()
+        child.kill()
+
+
+def test_when_the_keeper_is_killed_the_server_stays_and_the_last_to_leave_clears_up(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run), ActorProcess(run)) as (one, two):
+        one("join", "start")
+        two("join", "start")
+        keeper_of(run).kill()
+        one("leave")
+        assert postmaster_of(run).is_running()
+        two("leave")
+        assert left_of(run) == []
+
+
+def test_when_the_keeper_is_killed_the_controller_clears_up(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join", "start")
+        keeper_of(run).kill()
+        actor.kill()
+        leave_run(run)
+        assert left_of(run) == []
+
+
+def test_when_the_keeper_is_killed_during_initdb_the_next_start_begins_anew(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join")
+        actor.tell("start")
+        wait_until(lambda: any("initdb" in words for words in left_of(run)))
+        keeper_of(run).kill()
+        heard = actor.hear()
+        assert heard["type"] == "ServerFailed"
+        assert heard["error"] == (
+            "the keeper of the embedded server ended without an answer\n"
+            "  to mend it: another server: --pgdbm-server=container or --pgdbm-url"
+        )
+        assert left_of(run) == [str(run.folder)]
+        assert actor("start_anew")["port"]
+
+
+@pytest.mark.parametrize("when", ["as it starts", "as it runs"])
+def test_when_holders_and_keeper_are_killed_the_next_run_clears_up(tmp_path, when):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join")
+        actor.tell("start")
+        if when == "as it runs":
+            actor.hear()
+        else:
+            wait_until(lambda: any("initdb" in words for words in left_of(run)))
+        actor.process.send_signal(signal.SIGSTOP)
+        keeper_of(run).kill()
+        actor.kill()
+        assert left_of(run) != []
+        join(a_run(tmp_path)).leave()
+        wait_until_gone(run, seconds=1)
+
+
+def test_a_stopped_server_is_told_and_cleared(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join", "start")
+        assert actor("server_death") == {"why": None}
+        postmaster_of(run).kill()
+        wait_until(lambda: actor("server_death")["why"] is not None)
+        assert actor("server_death")["why"].startswith("the server ended with status -9\n")
+        actor("leave")
+        assert left_of(run) == []
+
+
+def test_a_killed_server_leaves_no_shared_memory(tmp_path):
+    before = system_v_segments()
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join", "start")
+        ours = system_v_segments() - before
+        postmaster_of(run).kill()
+        actor("leave")
+    assert system_v_segments() & ours == set()
+
+
+def test_sigterm_ends_the_server_but_not_the_folder_of_those_who_still_run(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join", "start")
+        keeper_of(run).terminate()
+        wait_until(lambda: left_of(run) == [str(run.folder)])
+        actor("leave")
+        assert left_of(run) == []
+
+
+def test_the_server_goes_when_somebody_removes_the_folder(tmp_path):
+    import shutil
+
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join", "start")
+        shutil.rmtree(run.folder)
+        wait_until_gone(run)
+        actor("leave")
+
+
+def test_the_sweep_clears_folders_that_were_just_made_or_half_removed(tmp_path):
+    bare, half = a_run(tmp_path).folder, a_run(tmp_path).folder
+    make_folder(bare)
+    ended = half.with_name(half.name + "-ended-0123")
+    ended.mkdir()
+    (ended / "result").touch()
+    join(a_run(tmp_path)).leave()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sweep_leaves_what_is_not_proved_to_be_a_dead_run(tmp_path):
+    uid = os.getuid()
+    kept = [
+        tmp_path / "pgdbm-notes",
+        tmp_path / f"pgdbm-{uid}-mine",
+        tmp_path / f"pgdbm-{uid}-0123456789",
+        tmp_path / f"pgdbm-{uid}-0123456789-old",
+        tmp_path / f"pgdbm-{uid + 1}-0123456789",
+    ]
+    for folder in kept:
+        folder.mkdir(mode=0o700)
+        (folder / "precious").touch()
+    link = tmp_path / f"pgdbm-{uid}-9876543210"
+    link.symlink_to(kept[2])
+    alive = a_run(tmp_path)
+    other = join(alive)
+    join(a_run(tmp_path)).leave()
+    assert all((folder / "precious").exists() for folder in kept)
+    assert link.is_symlink()
+    assert alive.folder.exists()
+    other.leave()
+
+
+def test_a_start_can_be_interrupted(tmp_path):
+    """As Ctrl-C does: the exception comes while the answer is waited for."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_):
+        raise Interrupted
+
+    run = a_run(tmp_path)
+    holding = join(run)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Interrupted):
+            holding.start(a_job(run))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert left_of(run) == [str(run.folder)]
+    holding.leave()
+    assert left_of(run) == []
+
+
+def test_a_container_that_cannot_be_removed_keeps_its_record_for_the_next_run(tmp_path, monkeypatch):
+    """Its engine does not answer now; the folder is what the next run finds it by."""
+    from pytest_pgdbm.servers.base import Place, new_record, record
+
+    run = a_run(tmp_path)
+    holding = join(run)
+    new_record(run.folder)
+    record(run.folder, Place("container", f"{run.id}@unix:///nowhere/docker.sock"))
+    with pytest.raises(ServerFailed, match=r"/nowhere/docker\.sock"):
+        holding.leave()
+    assert run.folder.exists()
+    other = join(a_run(tmp_path))
+    assert run.folder.exists()
+    other.leave()
+
+
+def system_v_segments():
+    with open("/proc/sysvipc/shm") as table:
+        return {line.split()[1] for line in table.readlines()[1:]}
