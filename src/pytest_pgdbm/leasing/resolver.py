@@ -82,6 +82,7 @@ class Resolver:
         given = {n: s for n, s in offered.items() if at_root.get(n) != s}
         services = known_services(declarations, test_file, {**self._found.services, **given})
         self._services = _with_seeds(services, seeds, test_file.parent)
+        self._declared = frozenset(declarations)
         self._asked: dict[str | Declaration | None, Asked] = {}
 
     def ask(self, asked: str | Declaration | None) -> Asked:
@@ -89,6 +90,8 @@ class Resolver:
 
         Raises UnknownService, ConfigError, MigrationsError.
         """
+        if isinstance(asked, Declaration) and asked not in self._declared:
+            return self._plan(asked)  # made for one call
         if asked not in self._asked:
             self._asked[asked] = self._plan(asked)
         return self._asked[asked]

@@ -33,8 +33,10 @@ def make_home(run: str, folder: Path, account: Account | None) -> Path:
     """
     refused = []
     for parent in _parents(folder, account):
-        if account is not None and not account.reaches(parent):
-            refused.append(f"{parent}: the user {account.name} cannot enter it")
+        # The run's folder will be opened for the account; the one that it is in will not.
+        entered = folder.parent if parent == folder else parent
+        if account is not None and not account.reaches(entered):
+            refused.append(f"{entered}: the user {account.name} cannot enter it")
             continue
         try:
             return _make(run, folder, parent, account)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,15 +104,17 @@ def choose_installation(
             f"the server version {server_version!r} is neither a major version such as '16'"
             " nor a full one such as '16.4'"
         )
-    found = (_named(server_bin),) if server_bin is not None else _examined()
-    return _chosen(found, server_version, frozenset(extensions))
+    found = _examined() if server_bin is None else (_named(server_bin),)
+    chosen, refused = _chosen(found, server_version, frozenset(extensions))
+    if chosen is None:
+        raise _nothing(refused, server_version, looked=server_bin is None)
+    return chosen
 
 
 def _chosen(
-    found: Iterator[Installation | str] | tuple[Installation],
-    wanted: str | None,
-    extensions: frozenset[str],
-) -> Installation:
+    found: Iterable[Installation | str], wanted: str | None, extensions: frozenset[str]
+) -> tuple[Installation | None, list[str]]:
+    """What is taken, and why what came before was not."""
     first, refused = None, []
     for one in found:
         if isinstance(one, str):
@@ -120,25 +122,25 @@ def _chosen(
         elif not _is_version(one.version, wanted):
             refused.append(f"{one.bindir} ({one.origin}): version {one.version}")
         elif extensions <= one.extensions():
-            return one
+            return one, refused
         else:
             first = first or one
-    if first is None:
-        raise _nothing(refused, wanted)
-    return first
+    return first, refused
 
 
-def _nothing(refused: list[str], wanted: str | None) -> ServerFailed:
+def _nothing(refused: list[str], wanted: str | None, looked: bool) -> ServerFailed:
     what = "the server programs initdb and postgres" + (f" of version {wanted}" if wanted else "")
-    lines = [f"found no installation of {what}", *(f"  {line}" for line in refused)]
-    lines.append(f"  looked for: the wheels {', '.join(_WHEELS)}; pg_config and postgres on PATH;")
-    lines.append(f"    {', '.join(_places())}")
-    remedy = REMEDY if wanted is None else f"install PostgreSQL {wanted} and name its bin folder"
-    hint = "" if wanted is None else ", or ask for another version (--pgdbm-server-version)"
-    return ServerFailed("\n".join(lines), f"{remedy}{hint or ', or name a bin folder'}{_OPTION}")
-
-
-_OPTION = " with --pgdbm-server-bin"
+    lines = [f"{what} were not found", *refused]
+    if looked:
+        lines.append(
+            f"looked for the wheels {', '.join(_WHEELS)};"
+            f" pg_config, postgres and initdb on PATH; {', '.join(_places())}"
+        )
+    install = (
+        f"install PostgreSQL {wanted} and name its bin folder with --pgdbm-server-bin,"
+        " or ask for another version with --pgdbm-server-version"
+    )
+    return ServerFailed("\n  ".join(lines), install if wanted else REMEDY)
 
 
 def _is_version(version: str, wanted: str | None) -> bool:
@@ -147,7 +149,8 @@ def _is_version(version: str, wanted: str | None) -> bool:
 
 def _named(server_bin: str) -> Installation:
     folder = Path(server_bin).expanduser()
-    remedy = "name the folder that holds initdb and postgres with --pgdbm-server-bin, or leave it"
+    remedy = "name the folder that holds initdb and postgres with --pgdbm-server-bin,"
+    remedy += " or leave that out"
     if not folder.is_dir():
         raise ServerFailed(f"the server-bin folder {folder} does not exist", remedy)
     inside = folder / "bin"

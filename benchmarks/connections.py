@@ -1,0 +1,171 @@
+"""How many connections many tests on two workers take from a server, and leave on it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from benchmarks import runs
+
+WORKERS = 2
+_OFTEN = 0.003
+_PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class Count:
+    """Connections that were seen: at most at one moment, and two seconds after the run's end at the latest."""
+
+    loop: str
+    tests: int
+    peak: int
+    budget: int
+    left: int
+    seconds: float
+
+
+def measure(migrations: Path, tests: int) -> list[Count]:
+    """The same tests in session-scoped and in function-scoped loops, on a server that outlives them."""
+    with _server() as url:
+        return [_count(url, migrations, tests, loop) for loop in ("session", "function")]
+
+
+def _count(url: str, migrations: Path, tests: int, loop: str) -> Count:
+    print(f"connections: {tests} tests on {WORKERS} workers, {loop} loops", file=sys.stderr)
+    with _Sampler(url) as sampler:
+        began = time.monotonic()
+        _run(url, migrations, tests, loop)
+        seconds = time.monotonic() - began
+        until = time.monotonic() + _PATIENCE
+        while sampler.now and time.monotonic() < until:
+            time.sleep(0.02)  # a server process ends a moment after its connection
+        return Count(loop, tests, sampler.peak, sampler.budget, sampler.now, seconds)
+
+
+def _run(url: str, migrations: Path, tests: int, loop: str) -> None:
+    options = ["-n", str(WORKERS), "-q", *runs.loop_options(loop)]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"migrations": migrations, "tests": tests, "loop": loop}
+        environment = runs.environment(Path(folder, "record.json"), settings)
+        done = subprocess.run(
+            runs.command("plugin", options, plugins=("asyncio", "pgdbm", "xdist")),
+            env={**environment, "PGDBM_URL": url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{tests} tests on {WORKERS} workers failed\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """The URL of an embedded server that another pytest run holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        holder = subprocess.Popen(
+            runs.command("hold", ("-s",)),
+            env=runs.environment(Path(folder, "record.json"), {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert holder.stdin is not None and holder.stdout is not None
+        try:
+            told = [line for line in iter(holder.stdout.readline, "") if line.startswith("url=")][:1] or [""]
+            yield told[0].removeprefix("url=").strip()
+        finally:
+            holder.stdin.close()
+            holder.stdout.read()
+            holder.wait()
+
+
+class _Sampler:
+    """Looks at the server from a connection of its own, again and again; what was there before does not count."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._sample()), daemon=True)
+        self._ready, self._over = threading.Event(), threading.Event()
+        self.peak = self.now = self.budget = 0
+
+    def __enter__(self) -> _Sampler:
+        self._thread.start()
+        self._ready.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    async def _sample(self) -> None:
+        import asyncpg
+
+        connection = await asyncpg.connect(self._url)
+        self.budget = await _budget(connection)
+        before = await connection.fetchval(_COUNT)
+        self._ready.set()
+        while not self._over.is_set():
+            self.now = await connection.fetchval(_COUNT) - before
+            self.peak = max(self.peak, self.now)
+            await asyncio.sleep(_OFTEN)
+        await connection.close()
+
+
+_COUNT = """
+select count(*) from pg_stat_activity
+where backend_type = 'client backend' and usename = current_user and pid <> pg_backend_pid()
+"""
+
+_LIMITS = """
+select current_setting('max_connections')::int as most,
+    current_setting('superuser_reserved_connections')::int
+        + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved
+"""
+
+
+async def _budget(connection: Any) -> int:
+    """What the workers may take together: each its pool, and one connection for building and dropping."""
+    from pytest_pgdbm.session import pool_size
+
+    limits = await connection.fetchrow(_LIMITS)
+    endpoint: Any = SimpleNamespace(max_connections=limits["most"], reserved_connections=limits["reserved"])
+    return WORKERS * (pool_size(endpoint, WORKERS) + 1)
+
+
+def table(counts: list[Count]) -> list[str]:
+    """The counts as a Markdown table."""
+    return [
+        f"### Connections of {counts[0].tests} tests on {WORKERS} workers",
+        "",
+        "| loops | peak | budget | left afterwards | whole run (s) |",
+        "|---|--:|--:|--:|--:|",
+        *(f"| {one.loop} | {one.peak} | {one.budget} | {one.left} | {one.seconds:.1f} |" for one in counts),
+        "",
+    ]
+
+
+def goals(counts: list[Count]) -> list[tuple[str, str, bool]]:
+    """No connection left, the peak within the budget."""
+    return [
+        (
+            f"{one.tests} tests on {WORKERS} workers, {one.loop} loops: none left, peak within the budget",
+            f"left {one.left}, peak {one.peak} of {one.budget}",
+            one.left == 0 and one.peak <= one.budget,
+        )
+        for one in counts
+    ]
+
+
+def plain(counts: list[Count]) -> list[dict[str, object]]:
+    """The counts as plain data."""
+    return [asdict(one) for one in counts]

@@ -1,0 +1,114 @@
+"""What a test costs: with the plugin, by hand with pgdbm, and as a transaction that is rolled back."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks import runs
+
+SIDES = {
+    "plugin": "plugin",
+    "by_hand": "by hand with pgdbm",
+    "rollback": "`BEGIN`/`ROLLBACK`",
+}
+LOOPS = ("session", "function")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A service's number of migrations, and over how much it is measured: tests in a process, processes at most."""
+
+    migrations: int
+    tests: int
+    processes: int = 99
+
+
+FULL = (Size(3, 60), Size(30, 30), Size(120, 8, processes=3))
+QUICK = (Size(3, 20), Size(30, 8), Size(120, 4))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds a test: medians over the processes. `whole` is from the end of one test to the end of the next."""
+
+    migrations: int
+    loop: str
+    side: str
+    setup: float
+    body: float
+    teardown: float
+    whole: float
+    lowest: float
+    highest: float
+
+
+def measure(services: dict[int, Path], sizes: tuple[Size, ...], processes: int) -> list[Cost]:
+    """All sides in both loops, one after the other, then all again, in the opposite order every second time."""
+    seen: dict[tuple[int, str, str], list[runs.Seen]] = defaultdict(list)
+    for turn in range(processes):
+        for size in (size for size in sizes if turn < size.processes):
+            print(f"per test: {size.migrations} migrations, run {turn + 1}", file=sys.stderr)
+            for loop in LOOPS:
+                for side in list(SIDES)[:: -1 if turn % 2 else 1]:
+                    seen[size.migrations, loop, side].append(_run(side, loop, services[size.migrations], size.tests))
+    return [_cost(*key, all_seen) for key, all_seen in sorted(seen.items(), key=_order)]
+
+
+def _run(side: str, loop: str, migrations: Path, tests: int) -> runs.Seen:
+    # The first test starts the server and is not counted.
+    return runs.run(side, options=runs.loop_options(loop), loop=loop, migrations=migrations, tests=tests + 1)
+
+
+def _order(item: tuple[tuple[int, str, str], list[runs.Seen]]) -> tuple[int, int, int]:
+    migrations, loop, side = item[0]
+    return LOOPS.index(loop), migrations, list(SIDES).index(side)
+
+
+def _cost(migrations: int, loop: str, side: str, seen: list[runs.Seen]) -> Cost:
+    wholes = [one.whole * 1e3 for one in seen]
+    setup, body, teardown = (
+        statistics.median(one.phases[phase] * 1e3 for one in seen) for phase in ("setup", "call", "teardown")
+    )
+    whole = statistics.median(wholes)
+    return Cost(migrations, loop, side, setup, body, teardown, whole, min(wholes), max(wholes))
+
+
+def tables(costs: list[Cost]) -> list[str]:
+    """A Markdown table for each kind of loop."""
+    lines = []
+    for loop in LOOPS:
+        lines += [
+            f"### Per test, {loop}-scoped loops (ms)",
+            "",
+            "| migrations | side | set-up | body | teardown | whole test | lowest to highest |",
+            "|--:|---|--:|--:|--:|--:|--:|",
+            *(_row(cost) for cost in costs if cost.loop == loop),
+            "",
+        ]
+    return lines
+
+
+def _row(cost: Cost) -> str:
+    parts = " | ".join(f"{value:.1f}" for value in (cost.setup, cost.body, cost.teardown, cost.whole))
+    return f"| {cost.migrations} | {SIDES[cost.side]} | {parts} | {cost.lowest:.1f} to {cost.highest:.1f} |"
+
+
+def goals(costs: list[Cost]) -> list[tuple[str, str, bool]]:
+    """Per test no more than by hand, in each loop and size: what, the figures, whether it is met."""
+    whole = {(cost.migrations, cost.loop, cost.side): cost.whole for cost in costs}
+    found = []
+    for (migrations, loop, side), ours in whole.items():
+        if side == "plugin":
+            hand = whole[migrations, loop, "by_hand"]
+            what = f"per test with {migrations} migrations, {loop} loops: no more than by hand"
+            found.append((what, f"{ours:.1f} ms, by hand {hand:.1f} ms", ours <= hand))
+    return found
+
+
+def plain(costs: list[Cost]) -> list[dict[str, object]]:
+    """The figures as plain data."""
+    return [asdict(cost) for cost in costs]

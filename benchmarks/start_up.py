@@ -1,0 +1,119 @@
+"""What a run costs before its first test is over: without a database, on a cold server, on a container."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benchmarks import runs
+from benchmarks.containers import Watcher
+
+_Side = Callable[[], runs.Seen]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A difference in seconds: the median of the pairs' differences; `parts` are the medians that it comes from."""
+
+    what: str
+    value: float
+    goal: float | None
+    parts: dict[str, float] = field(default_factory=dict)
+    imported: list[str] = field(default_factory=list)
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met, and nothing heavy was imported where nothing should be."""
+        return (self.goal is None or self.value <= self.goal) and not self.imported
+
+
+def no_database(processes: int) -> list[Figure]:
+    """A run that uses no database, with the plugin and without; pytest-asyncio is loaded in both."""
+    seen = _alternate(
+        "no database",
+        processes,
+        {
+            "with the plugin": lambda: runs.run("no_database"),
+            "without": lambda: runs.run("no_database", options=runs.WITHOUT_PLUGIN),
+        },
+    )
+    imported = sorted({name for one in seen["with the plugin"] for name in one.imported})
+    wall = _difference("a run that uses no database: more than without the plugin", seen, "wall", 0.030)
+    cpu = _difference("the same in CPU time", seen, "cpu", None)
+    return [Figure(wall.what, wall.value, wall.goal, wall.parts, imported), cpu]
+
+
+def cold(migrations: Path, processes: int) -> list[Figure]:
+    """The first test on the embedded server, beside the same body with pgdbm imported and no database."""
+    seen = _alternate(
+        "cold embedded server",
+        processes,
+        {
+            "with the plugin": lambda: runs.run("plugin", options=_EMBEDDED, migrations=migrations),
+            "no database": lambda: runs.run("no_server", options=runs.WITHOUT_PLUGIN),
+        },
+    )
+    return [
+        _difference("first test on the embedded server, cold: until its body is over", seen, "first_body", 1.2),
+        _difference("the same until the process has ended, the server stopped", seen, "wall", 1.2),
+    ]
+
+
+def container(migrations: Path, processes: int) -> list[Figure]:
+    """From the container's first successful `SELECT 1` until the first test's body is over."""
+    after, whole = [], []
+    for turn in range(processes):
+        print(f"container: run {turn + 1}", file=sys.stderr)
+        with Watcher() as watcher:
+            seen = runs.run("plugin", options=("--pgdbm-server=container",), migrations=migrations)
+        after.append(seen.began + seen.first_body - watcher.answered)
+        whole.append(seen.first_body)
+    parts = {"from the start of pytest": statistics.median(whole)}
+    what = "first test on a container: after its first successful `SELECT 1`"
+    return [Figure(what, statistics.median(after), 1.0, parts)]
+
+
+_EMBEDDED = ("--pgdbm-server=embedded",)
+
+
+def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, list[runs.Seen]]:
+    seen: dict[str, list[runs.Seen]] = defaultdict(list)
+    for side in sides.values():
+        side()  # warms the disk's cache and compiles what has not been compiled
+    for turn in range(processes):
+        print(f"{what}: run {turn + 1}", file=sys.stderr)
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            seen[name].append(sides[name]())
+    return seen
+
+
+def _difference(what: str, seen: dict[str, list[runs.Seen]], measure: str, goal: float | None) -> Figure:
+    parts = {name: statistics.median(getattr(one, measure) for one in some) for name, some in seen.items()}
+    first, second = parts.values()
+    return Figure(what, first - second, goal, parts)
+
+
+def table(figures: list[Figure]) -> list[str]:
+    """The figures as a Markdown table, in milliseconds."""
+    rows = [f"| {one.what} | {one.value * 1e3:.0f} | {_parts(one)} |" for one in figures]
+    return ["### Start-up (ms)", "", "| | difference | medians |", "|---|--:|---|", *rows, ""]
+
+
+def _parts(figure: Figure) -> str:
+    parts = [f"{name} {value * 1e3:.0f}" for name, value in figure.parts.items()]
+    return ", ".join(parts + [f"imported {name}!" for name in figure.imported])
+
+
+def goals(figures: list[Figure]) -> list[tuple[str, str, bool]]:
+    """What is wanted, what was measured, whether it is met."""
+    wanted = [one for one in figures if one.goal is not None]
+    return [(f"{one.what}: at most {one.goal * 1e3:.0f} ms", f"{one.value * 1e3:.0f} ms", one.met) for one in wanted]
+
+
+def plain(figures: list[Figure]) -> list[dict[str, object]]:
+    """The figures as plain data."""
+    return [asdict(one) for one in figures]

@@ -1,0 +1,7 @@
+CREATE EXTENSION IF NOT EXISTS hstore;
+
+CREATE TABLE {{tables.sensors}} (
+    id SERIAL PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    labels HSTORE NOT NULL DEFAULT ''
+);

@@ -1,0 +1,264 @@
+"""One server for a whole run, and nothing left of it however it ends: real runs, really killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Project
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by POSIX signals")
+
+SECONDS_TO_VANISH = 10
+
+HANGS = """
+import os, pathlib, signal
+
+async def test_hangs(users_db, pgdbm_server):
+    here = pathlib.Path(__file__).parent
+    (here / f"hangs-{os.getpid()}").write_text(str(pgdbm_server.port))
+    signal.pause()
+"""
+
+
+CONFTEST = """
+import pathlib
+from pytest_pgdbm import pgdbm_db
+from pytest_pgdbm.fixtures import SESSION
+
+users_db = pgdbm_db("users")
+
+def pytest_sessionstart(session):
+    pathlib.Path(__file__).with_name("run-" + session.config.stash[SESSION].run.id).touch()
+"""
+
+
+class Scene:
+    """A run of a project in a process group of its own, whose temporary files lie in a folder of their own."""
+
+    def __init__(self, project: Project, tmp: Path) -> None:
+        self.project = project
+        self.tmp = tmp
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *args: str, test: str, **environment: str) -> None:
+        """Starts the run; it notes its name, so that what is left of it can be told."""
+        self.project.write("test_it.py", test)
+        self.project.write("conftest.py", CONFTEST)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *args],
+            cwd=self.project.path,
+            env={**os.environ, "TMPDIR": str(self.tmp), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self) -> str:
+        """Waits for its end and returns what it printed."""
+        assert self.process is not None
+        output, _ = self.process.communicate(timeout=90)
+        return output
+
+    def signs(self, pattern: str) -> list[Path]:
+        """Files that its tests wrote."""
+        return sorted(self.project.path.glob(pattern))
+
+    def kill_all(self) -> None:
+        """Kills the controller and its workers, all at once, so that none can do anything for the others."""
+        assert self.process is not None
+        controller = psutil.Process(self.process.pid)
+        family = [controller, *controller.children(recursive=True)]
+        for process in [each for each in family if not _belongs_to_server(each)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def left(self) -> list[str]:
+        """What there is of its runs on this machine: folders and processes that bear their names."""
+        runs = [path.name.removeprefix("run-") for path in self.signs("run-*")]
+        assert runs
+        found = [str(path) for place in (self.tmp, Path("/dev/shm")) for path in place.glob("pgdbm-*")]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()) + " in " + process.cwd())
+        return [each for each in found if any(run in each for run in runs)]
+
+    def close(self) -> None:
+        """Ends the run if it still goes on."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+def _belongs_to_server(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        line = " ".join(process.cmdline())
+        return "keeper" in line or line.startswith("postgres") or "/postgres " in line
+    return False
+
+
+def eventually(true: Callable[[], object], seconds: float = 30) -> None:
+    """Waits until `true()` is; an event of another process has no handle to wait on."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def scene(own_server_project: Project) -> Iterator[Scene]:
+    with tempfile.TemporaryDirectory(prefix="t") as tmp:
+        Path(tmp).chmod(0o755)
+        scene = Scene(own_server_project, Path(tmp))
+        yield scene
+        scene.close()
+
+
+TELLS = """
+import os, pathlib, pytest
+
+@pytest.mark.parametrize("n", range(8))
+async def test_tells(users_db, pgdbm_server, worker_id, n):
+    assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+    await users_db.execute("insert into {{tables.users}} (email) values ('a')")
+    here = pathlib.Path(__file__).parent
+    (here / f"told-{worker_id}-{n}").write_text(f"{pgdbm_server.port} {pgdbm_server.database}")
+"""
+
+
+def test_all_workers_share_one_server_and_each_has_its_own_database(scene: Scene) -> None:
+    scene.start("-n", "2", "--dist=each", test=TELLS)
+    assert "16 passed" in scene.end()
+    told = {path.name.split("-")[1]: path.read_text().split() for path in scene.signs("told-*")}
+    assert set(told) == {"gw0", "gw1"}
+    assert told["gw0"][0] == told["gw1"][0]
+    assert told["gw0"][1] != told["gw1"][1]
+    assert scene.left() == []
+
+
+def test_a_run_alone_leaves_nothing(scene: Scene) -> None:
+    scene.start(test="async def test_it(users_db): pass")
+    assert "1 passed" in scene.end()
+    assert scene.left() == []
+
+
+def test_a_killed_worker_costs_its_test_only_and_its_replacement_joins(scene: Scene) -> None:
+    scene.start(
+        "-n",
+        "1",
+        test="""
+        import os, pathlib, pytest, signal
+
+        @pytest.mark.parametrize("n", range(6))
+        async def test_it(users_db, pgdbm_server, worker_id, n):
+            (pathlib.Path(__file__).parent / f"port-{worker_id}-{n}").write_text(str(pgdbm_server.port))
+            assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+            if n == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    output = scene.end()
+    assert "1 failed, 5 passed" in output
+    assert "worker 'gw" in output
+    told = scene.signs("port-*")
+    assert len({path.name.split("-")[1] for path in told}) == 2  # the killed one, and the one that came for it
+    assert len({path.read_text() for path in told}) == 1
+    assert scene.left() == []
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_nothing_is_left_ten_seconds_after_everything_was_killed(scene: Scene, workers: str) -> None:
+    scene.start("-n", workers, test=HANGS)
+    eventually(lambda: scene.signs("hangs-*"))
+    assert scene.left() != []
+    scene.kill_all()
+    eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
+
+
+def test_the_server_stays_while_the_controller_lives_and_goes_with_it(scene: Scene) -> None:
+    scene.start("-n", "2", test=HANGS)
+    eventually(lambda: scene.signs("hangs-*"))
+    assert scene.process is not None
+    scene.process.send_signal(signal.SIGKILL)
+    for path in scene.signs("hangs-*"):
+        os.kill(int(path.name.split("-")[1]), signal.SIGKILL)
+    eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_interrupted_run_leaves_nothing(scene: Scene, number: int, workers: str) -> None:
+    scene.start("-n", workers, test=HANGS)
+    eventually(lambda: scene.signs("hangs-*"))
+    assert scene.process is not None
+    os.killpg(scene.process.pid, number)
+    scene.end()
+    eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
+
+
+@pytest.mark.parametrize("args", [["-x"], ["--maxfail=1", "-n", "2"]], ids=["-x", "--maxfail under xdist"])
+def test_a_run_that_stops_early_leaves_nothing(scene: Scene, args: list[str]) -> None:
+    scene.start(
+        *args,
+        test="""
+        import pytest
+
+        @pytest.mark.parametrize("n", range(6))
+        async def test_it(users_db, n):
+            assert n < 1
+        """,
+    )
+    assert "failed" in scene.end()
+    assert scene.left() == []
+
+
+def test_two_runs_at_once_never_meet(scene: Scene, pytester: pytest.Pytester) -> None:
+    other = Scene(scene.project, scene.tmp)
+    scene.start("-n", "2", test=TELLS)
+    other.start("-n", "2", test=TELLS)
+    assert "8 passed" in scene.end()
+    assert "8 passed" in other.end()
+    assert scene.left() == []
+
+
+def test_a_run_inside_a_run_is_one_of_its_own(scene: Scene) -> None:
+    scene.start(
+        "-n",
+        "1",
+        "-p",
+        "pytester",
+        test='''
+        pytest_plugins = ["pytester"]
+
+        def test_outer(pgdbm_server, pytester):
+            pytester.makeini("[pytest]\\naddopts = -p no:xdist -p no:hypothesispytest")
+            pytester.makepyfile(f"def test_inner(pgdbm_server): assert pgdbm_server.port != {pgdbm_server.port}")
+            pytester.runpytest_inprocess().assert_outcomes(passed=1)
+
+        async def test_goes_on(users_db):
+            assert await users_db.fetch_value("select 1") == 1
+        ''',
+    )
+    assert "2 passed" in scene.end()
+    assert scene.left() == []
+
+
+def test_a_database_at_a_url_is_afterwards_as_it_was(project: Project, query: Callable[..., list[Any]]) -> None:
+    objects = "select nspname as name from pg_namespace where nspname !~ '^pg_(toast_)?temp' union all select relname from pg_class"
+    before = sorted(str(row["name"]) for row in query(objects))
+    project.run_apart("-n", "2", test=TELLS).assert_outcomes(passed=8)
+    assert sorted(str(row["name"]) for row in query(objects)) == before
+    assert query("select pid from pg_stat_activity where application_name like 'pgdbm %' and datname = current_database()") == []
