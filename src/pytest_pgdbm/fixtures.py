@@ -80,7 +80,7 @@ def _fixture(declarations: Sequence[Declaration], scope: Scope) -> Any:
         try:
             return factory.ask(declarations, own=True).get()
         except PgdbmError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise _failed(error) from None
 
     # pytest reads from the signature what a fixture needs; which factory that is depends on the scope.
     names = ("request", factory_fixture)
@@ -99,11 +99,9 @@ def _describe(declarations: Sequence[Declaration]) -> str:
 
 
 @pytest.fixture(scope="session")
-def pgdbm_server(request: pytest.FixtureRequest, pgdbm_pool_options: Mapping[str, Any]) -> PgdbmServer:
+def pgdbm_server(_pgdbm_run: Session) -> PgdbmServer:
     """The run's Postgres server: kind, version, host, port, user, database, url; asking for it starts it."""
-    session = _session(request)
-    session.pool_options = pgdbm_pool_options
-    return _told(lambda: session.server)
+    return _told(lambda: _pgdbm_run.server)
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +111,9 @@ def pgdbm_url(pgdbm_server: PgdbmServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def pgdbm_pool(request: pytest.FixtureRequest, pgdbm_pool_options: Mapping[str, Any]) -> SharedPool:
+def pgdbm_pool(_pgdbm_run: Session) -> SharedPool:
     """The run's asyncpg.Pool: one object for all services, usable in any event loop."""
-    session = _session(request)
-    session.pool_options = pgdbm_pool_options
-    return _told(lambda: session.pool)
+    return _told(lambda: _pgdbm_run.pool)
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +129,14 @@ def pgdbm_services(request: pytest.FixtureRequest) -> Mapping[str, Service]:
     discovered = _library(config).found(config.rootpath, config.rootpath).services
     configured = config.stash[FOUND]
     return {**discovered, **configured}
+
+
+@pytest.fixture(scope="session")
+def _pgdbm_run(request: pytest.FixtureRequest, pgdbm_pool_options: Mapping[str, Any]) -> Session:
+    session = request.config.stash[SESSION]
+    session.pool_options = pgdbm_pool_options
+    session.needed_extensions = lambda: _known_extensions(request)
+    return session
 
 
 @pytest.fixture(name="pgdbm_db")
@@ -160,8 +164,7 @@ def _factory(
     from pytest_pgdbm.leasing.factory import DatabaseFactory
     from pytest_pgdbm.leasing.leases import Tenant
 
-    session = _session(request)
-    session.pool_options = request.getfixturevalue("pgdbm_pool_options")
+    session: Session = request.getfixturevalue("_pgdbm_run")
     tenant = Tenant(request.node.nodeid or "the session", _marked_path(request.node))
     request.node.stash.setdefault(_TENANTS, []).append(tenant)
     request.addfinalizer(lambda: session.revoke(tenant))
@@ -177,32 +180,46 @@ def _hosts(request: pytest.FixtureRequest) -> Iterable[Tenant]:
 
 
 def _resolver(request: pytest.FixtureRequest) -> Resolver:
-    from pytest_pgdbm.leasing.resolver import Resolver
-
-    config, offered = request.config, request.getfixturevalue("pgdbm_services")
-    seeds = _marked_seeds(request.node)
     place = request.node.path
-    known = config.stash.setdefault(_RESOLVERS, {})
-    key = (place, id(offered))
-    if seeds or key not in known:
-        resolver = Resolver(
-            _library(config),
-            test_file=place if place.suffix else place / "conftest.py",
-            rootdir=config.rootpath,
-            offered=offered,
-            declarations=_declarations(request),
-            seeds=seeds,
-        )
-        if seeds:
-            return resolver
-        known[key] = resolver
+    test_file = place if place.suffix else place / "conftest.py"
+    seeds = _marked_seeds(request.node)
+    module = request.node.getparent(pytest.Module)
+    if seeds:
+        return _new_resolver(request, test_file, module, seeds)
+    known = request.config.stash.setdefault(_RESOLVERS, {})
+    key = (test_file, id(request.getfixturevalue("pgdbm_services")))
+    if key not in known:
+        known[key] = _new_resolver(request, test_file, module, {})
     return known[key]
 
 
-def _declarations(request: pytest.FixtureRequest) -> list[Declaration]:
-    plugins = request.config.pluginmanager.get_plugins()
+def _new_resolver(
+    request: pytest.FixtureRequest, test_file: Path, module: pytest.Module | None, seeds: Mapping[str, Any]
+) -> Resolver:
+    from pytest_pgdbm.leasing.resolver import Resolver
+
+    return Resolver(
+        _library(request.config),
+        test_file=test_file,
+        rootdir=request.config.rootpath,
+        offered=request.getfixturevalue("pgdbm_services"),
+        declarations=_declarations(request.config, module),
+        seeds=seeds,
+    )
+
+
+def _known_extensions(request: pytest.FixtureRequest) -> set[str]:
+    """What the services of all tests of this run need, so that the server has it whichever test starts it."""
+    modules = {item.path: item.getparent(pytest.Module) for item in request.session.items}
+    needed: set[str] = set()
+    for path, module in modules.items():
+        needed |= _new_resolver(request, path, module, {}).extensions()
+    return needed
+
+
+def _declarations(config: pytest.Config, module: pytest.Module | None) -> list[Declaration]:
+    plugins = config.pluginmanager.get_plugins()
     modules = [plugin for plugin in plugins if getattr(plugin, "__file__", None)]
-    module = request.node.getparent(pytest.Module)
     if module is not None:
         modules.append(module.obj)
     found: dict[Declaration, None] = {}
@@ -232,13 +249,13 @@ def _library(config: pytest.Config) -> Library:
     return config.stash.setdefault(_LIBRARY, Library())
 
 
-def _session(request: pytest.FixtureRequest) -> Session:
-    return request.config.stash[SESSION]
-
-
 def _told(make: Callable[[], T]) -> T:
     """What `make` returns; its error as a message without a traceback of the plugin."""
     try:
         return make()
     except PgdbmError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise _failed(error) from None
+
+
+def _failed(error: PgdbmError) -> BaseException:
+    return pytest.fail.Exception(str(error), pytrace=False)

@@ -80,7 +80,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         hint = report.async_hint(str(error), pyfuncitem.fixturenames)
         if hint is None:
             raise
-        pytest.fail(hint, pytrace=False)
+        raise pytest.fail.Exception(hint, pytrace=False) from None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

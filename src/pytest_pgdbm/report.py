@@ -25,7 +25,7 @@ def _server(chosen: settings.Settings) -> str:
         return f"server at the URL given by {chosen.url.source}"
     if kind == "container":
         return f"container of {chosen.image.value}"
-    return _embedded(chosen, fallback=kind == "auto")
+    return _embedded(chosen, fallback=kind == "auto" and chosen.server_bin.value is None)
 
 
 def _embedded(chosen: settings.Settings, *, fallback: bool) -> str:

@@ -5,6 +5,7 @@ It knows no pytest type; the edge asks it for things and tells it when a test is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,20 +36,20 @@ FEWEST_IN_POOL = 2
 
 
 class Session:
-    """What one process of a run has of the plugin. Nothing is started until it is asked for."""
+    """What one process of a run has of the plugin. Nothing is started until it is asked for.
+
+    `pool_options` are what the application gives its pool; `needed_extensions` tells which extensions the tests will
+    need, as far as that is known: it decides which installation is taken. `failure` is why there is no server.
+    """
 
     def __init__(self, settings: Settings, run: Run) -> None:
         self.settings = settings
         self.run = run
-        self.extensions: frozenset[str] = frozenset(settings.extensions.value)
         self.pool_options: Mapping[str, Any] = {}
+        self.needed_extensions: Callable[[], Collection[str]] = tuple
         self.failure: str | None = None
+        self._turn = threading.Lock()
         self._closers: list[Callable[[], None]] = []
-
-    @property
-    def started(self) -> bool:
-        """Whether anything was asked for that needs a server."""
-        return "_endpoint" in self.__dict__
 
     @cached_property
     def server(self) -> PgdbmServer:
@@ -71,7 +72,11 @@ class Session:
         from pytest_pgdbm.connections.pools import SharedPool
 
         opening = self._opening
-        return SharedPool(opening.open, min_size=opening.min_size, max_size=opening.max_size)
+        pool = SharedPool(
+            opening.open, opening.end_backends, min_size=opening.min_size, max_size=opening.max_size
+        )
+        self._closers.append(pool.end)
+        return pool
 
     async def lease(
         self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool
@@ -79,13 +84,10 @@ class Session:
         """The managers of a set for this tenant; to be run in the private loop."""
         return await self._leases.lease(tenant, plan, others, fresh=fresh)
 
-    def prepare(self, extensions: Collection[str]) -> None:
-        """Starts the server and what stands on it, if that has not been done.
-
-        `extensions` are those that services are known to need: they decide which installation is taken.
-        """
-        self.extensions |= frozenset(extensions)
-        _ = self._leases
+    def prepare(self) -> None:
+        """Starts the server and what stands on it, if that has not been done; from any thread."""
+        with self._turn:
+            _ = self._leases
 
     def revoke(self, tenant: Tenant) -> None:
         """Ends a tenant's term; `settle` then drops its sets."""
@@ -94,9 +96,10 @@ class Session:
 
     def settle(self) -> list[Leak]:
         """Drops what was given back since the last time; returns what was found wrong."""
-        if "_leases" not in self.__dict__ or not self._leases.unsettled:
+        if "pool" not in self.__dict__:
             return []
-        return self.loop.run(self._leases.settle())
+        self.pool.next_test()
+        return self.loop.run(self._leases.settle()) if self._leases.unsettled else []
 
     @cached_property
     def loop(self) -> PrivateLoop:
@@ -144,11 +147,10 @@ class Session:
             self.run,
             database=self._database,
             pool=self.pool,
-            pool_application=self._opening.application_name,
             path=self._path,
             pinned=self._path.for_pool(PGDBM_PATH),
             timeout=self.settings.migration_timeout.value,
-            extensions=self.extensions,
+            extensions=self.settings.extensions.value,
         )
         self._closers.append(lambda: self.loop.run(home.close()))
         return home
@@ -186,7 +188,8 @@ class Session:
     def _endpoint(self) -> Endpoint:
         from pytest_pgdbm.servers.choosing import Choice, get_server
 
-        choice = Choice(self.settings, self.run, self.extensions)
+        needed = {*self.settings.extensions.value, *self.needed_extensions()}
+        choice = Choice(self.settings, self.run, needed)
         holding = self._holding
 
         def make() -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Whoever is killed, and whenever: nothing is left of the run."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -18,8 +21,10 @@ from keeper.runs import (
 )
 
 from pytest_pgdbm.ground.errors import ServerFailed
-from pytest_pgdbm.keeper import join, leave_run
+from pytest_pgdbm.ground.records import Process
+from pytest_pgdbm.keeper import holders, join, leave_run
 from pytest_pgdbm.keeper.folder import make_folder
+from pytest_pgdbm.servers.base import Place, new_record, record
 
 
 def test_when_all_holders_are_killed_everything_goes(tmp_path):
@@ -144,8 +149,6 @@ def test_sigterm_ends_the_server_but_not_the_folder_of_those_who_still_run(tmp_p
 
 
 def test_the_server_goes_when_somebody_removes_the_folder(tmp_path):
-    import shutil
-
     run = a_run(tmp_path)
     with actors(ActorProcess(run)) as (actor,):
         actor("join", "start")
@@ -211,10 +214,8 @@ def test_a_start_can_be_interrupted(tmp_path):
     assert left_of(run) == []
 
 
-def test_a_container_that_cannot_be_removed_keeps_its_record_for_the_next_run(tmp_path, monkeypatch):
+def test_a_container_that_cannot_be_removed_keeps_its_record_for_the_next_run(tmp_path):
     """Its engine does not answer now; the folder is what the next run finds it by."""
-    from pytest_pgdbm.servers.base import Place, new_record, record
-
     run = a_run(tmp_path)
     holding = join(run)
     new_record(run.folder)
@@ -225,6 +226,28 @@ def test_a_container_that_cannot_be_removed_keeps_its_record_for_the_next_run(tm
     other = join(a_run(tmp_path))
     assert run.folder.exists()
     other.leave()
+
+
+def test_where_starts_of_processes_cannot_be_read_a_lock_tells_who_lives(tmp_path):
+    code = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from pytest_pgdbm.ground.records import Process\n"
+        "from pytest_pgdbm.keeper.holders import Lease\n"
+        "lease = Lease(Path(sys.argv[1]), Process(os.getpid(), None))\n"
+        "lease.take()\nprint('taken', flush=True)\ntime.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "taken\n"
+        assert holders.anyone(tmp_path)
+        holder.kill()
+        holder.wait()
+    assert not holders.anyone(tmp_path)
+    lease = holders.Lease(tmp_path, Process(os.getpid(), None))
+    lease.take()
+    assert holders.anyone(tmp_path)
+    lease.give_up()
+    assert not holders.anyone(tmp_path)
 
 
 def system_v_segments():

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -132,8 +133,13 @@ def test_connecting_costs_one_scram_iteration_where_the_server_can(here):
     assert stored.startswith("SCRAM-SHA-256$1:" if version >= 16 else "SCRAM-SHA-256$4096:")
 
 
-@pytest.mark.parametrize("installation", list(find_installations())[1:], ids=lambda one: one.version)
-def test_every_other_installation_of_this_machine_starts_too(tmp_path, installation):
+def one_of_each_other_major_version():
+    first, *others = find_installations()
+    return {one.major: one for one in reversed(others) if one.major != first.major}.values()
+
+
+@pytest.mark.parametrize("installation", one_of_each_other_major_version(), ids=lambda one: one.version)
+def test_every_other_major_version_of_this_machine_starts_too(tmp_path, installation):
     run, job = a_server(tmp_path, installation=installation)
     server = EmbeddedServer(job)
     started = vars(server.start())
@@ -222,13 +228,49 @@ def test_with_a_long_path_and_little_memory_the_socket_lies_elsewhere(open_folde
 
 
 @needs_root()
+def test_a_folder_with_a_strange_name_will_do(open_folder):
+    strange = open_folder / "a \"b\", 'c' ü\\"
+    strange.mkdir()
+    run = a_run(strange)
+    with actors(ActorProcess(run, prefix=small_memory())) as (actor,):
+        started = actor("join", "start")
+        assert started["socket_dir"] == f"{run.folder}/server/s"
+        assert ask(started, actor.job.admin, host=started["socket_dir"]) == 1
+        actor("leave")
+        assert left_of(run) == []
+
+
+@needs_root()
+def test_as_root_without_a_user_postgres_it_runs_as_nobody(open_folder):
+    run = a_run(open_folder)
+    with actors(ActorProcess(run, prefix=without_users(open_folder, "postgres"))) as (actor,):
+        started = actor("join", "start")
+        assert ask(started, actor.job.admin) == 1
+        assert postmaster_of(run).uids().effective == pwd.getpwnam("nobody").pw_uid
+
+
+@needs_root()
+def test_as_root_with_nobody_to_run_it_as_the_error_says_so(open_folder):
+    run = a_run(open_folder)
+    prefix = without_users(open_folder, "postgres", "nobody")
+    with actors(ActorProcess(run, prefix=prefix)) as (actor,):
+        actor("join")
+        heard = actor.error("start")
+    assert heard["error"] == (
+        "PostgreSQL refuses to run as root, and this machine has neither a user 'postgres' nor a"
+        " user 'nobody' to run it as\n"
+        "  to mend it: add one of them (useradd --system postgres), or run pytest as another user"
+    )
+
+
+@needs_root()
 def test_as_root_the_data_go_where_the_servers_user_can_enter(open_folder):
     closed = open_folder / "closed"
     closed.mkdir(mode=0o700)
     run = a_run(closed)
     with actors(ActorProcess(run, prefix=small_memory())) as (actor,):
         started = actor("join", "start")
-        assert started["notes"]["data"].startswith("/tmp/pgdbm-0-")
+        assert started["notes"]["data"].startswith("/tmp/pgdbm-")
         assert ask(started, actor.job.admin) == 1
         actor("leave")
         assert left_of(run) == []
@@ -250,7 +292,8 @@ def test_programs_under_a_folder_of_roots_alone_are_copied(open_folder, memory):
     moved = closed / wheel.bindir.relative_to(package.parent)
     run = a_run(open_folder)
     job = a_job(run, installation=type(wheel)(moved, wheel.version, wheel.major, "test"))
-    prefix = small_memory() if memory == "small" else ()
+    narrow = ("sh", "-c", 'umask 077 && exec "$@"', "sh")
+    prefix = small_memory() if memory == "small" else narrow
     with actors(ActorProcess(run, job, prefix=prefix)) as (actor,):
         started = actor("join", "start")
         assert ask(started, job.admin) == 1
@@ -362,6 +405,19 @@ def small_memory():
     """The start of a command that sees a /dev/shm of 64 MB, as in a container."""
     mount = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
     return ("unshare", "--mount", "sh", "-c", mount, "sh")
+
+
+def without_users(folder, *names):
+    """The start of a command on a machine that does not know these users."""
+    lines = Path("/etc/passwd").read_text().splitlines(keepends=True)
+    users, where = folder / "passwd", folder / "nsswitch.conf"
+    users.write_text("".join(line for line in lines if line.split(":")[0] not in names))
+    # Without this systemd knows a 'nobody' all the same.
+    where.write_text("passwd: files\n")
+    for file in (users, where):
+        file.chmod(0o644)
+    mount = f"mount --bind {users} /etc/passwd && mount --bind {where} /etc/nsswitch.conf"
+    return ("unshare", "--mount", "sh", "-c", f'touch /etc/nsswitch.conf && {mount} && exec "$@"', "sh")
 
 
 def programs(folder, **replaced):

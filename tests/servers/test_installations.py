@@ -160,8 +160,8 @@ def test_a_version_is_a_requirement(machine):
 def test_the_named_folder_alone_counts(machine):
     postgres(machine / "usual/18/bin", "18.1", ["vector"])
     named = postgres(machine / "named/bin", "15.1")
-    for given in (named, named.parent):
-        assert choose(server_bin=str(given), extensions=["vector"]) == Installation(named, "15.1", 15, "server-bin")
+    for folder in (named, named.parent):
+        assert choose(server_bin=str(folder), extensions=["vector"]) == Installation(named, "15.1", 15, "server-bin")
     assert [one.bindir for one in find_installations(str(named))] == [named]
 
 

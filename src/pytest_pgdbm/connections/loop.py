@@ -9,13 +9,13 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pytest_pgdbm.connections.quiet import quietly
 
 T = TypeVar("T")
 
-_SECONDS_TO_CANCEL = 10.0
+SECONDS_TO_UNDO = 10.0
 """How long a caller that was interrupted waits for its work to be undone."""
 
 
@@ -40,48 +40,89 @@ class PrivateLoop:
         An interruption (Ctrl-C, a time-out that raises in this thread) cancels the work, waits until it has
         undone itself, and goes on up.
         """
-        future = self._submit(work)
+        job = _Job(self._loop, work)
         try:
-            return future.result()
+            return job.result.result()
         except BaseException:
-            if not future.done():
-                future.cancel()
-                # The future is done as soon as it is cancelled; the work itself is waited for by this.
-                self._barrier()
+            job.cancel()
+            concurrent.futures.wait([job.result], timeout=SECONDS_TO_UNDO)
             raise
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does the work and awaits it, without blocking the running loop. A cancellation cancels the work."""
-        return await asyncio.wrap_future(self._submit(work))
+        """Does the work and awaits it, without blocking the running loop.
+
+        A cancellation cancels the work, waits until it has undone itself, and goes on up.
+        """
+        job = _Job(self._loop, work)
+        done = asyncio.wrap_future(job.result)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            job.cancel()
+            await asyncio.wait([done], timeout=SECONDS_TO_UNDO)
+            raise
 
     def close(self) -> None:
         """Ends the loop and its thread; what still runs in it is cancelled. Nothing happens the second time."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._wind_down(), self._loop).result(_SECONDS_TO_CANCEL)
+        winding_down = _Job(self._loop, _wind_down())
+        concurrent.futures.wait([winding_down.result], timeout=SECONDS_TO_UNDO)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_SECONDS_TO_CANCEL)
+        self._thread.join(SECONDS_TO_UNDO)
         self._loop.close()
 
-    def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        return asyncio.run_coroutine_threadsafe(_quietly(work), self._loop)
 
-    def _barrier(self) -> None:
-        others = asyncio.run_coroutine_threadsafe(self._settle(), self._loop)
-        concurrent.futures.wait([others], timeout=_SECONDS_TO_CANCEL)
+class _Job(Generic[T]):
+    """A piece of work in the private loop. `result` is done when the work is, not when it is only cancelled."""
 
-    async def _settle(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if tasks:
-            await asyncio.wait(tasks, timeout=_SECONDS_TO_CANCEL)
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> None:
+        self.result: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self.result.set_running_or_notify_cancel()  # nobody but the work ends it
+        self._loop = loop
+        self._work = work
+        self._task: asyncio.Task[tuple[T | None, BaseException | None]] | None = None
+        loop.call_soon_threadsafe(self._begin)
 
-    async def _wind_down(self) -> None:
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await self._settle()
-        await self._loop.shutdown_asyncgens()
+    def cancel(self) -> None:
+        """Has the work cancelled, if it is not done."""
+        if not self.result.done():
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(_outcome(self._work))
+        self._task.add_done_callback(self._done)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[tuple[T | None, BaseException | None]]) -> None:
+        if task.cancelled():
+            self.result.set_exception(concurrent.futures.CancelledError())
+            return
+        value, error = task.result()
+        if error is None:
+            self.result.set_result(cast(T, value))
+        else:
+            self.result.set_exception(error)
 
 
-async def _quietly(work: Coroutine[Any, Any, T]) -> T:
+async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    # An exit that is raised in a task would end the loop instead of reaching the one who waits.
     with quietly():
-        return await work
+        try:
+            return await work, None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return None, error
+
+
+async def _wind_down() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=SECONDS_TO_UNDO)
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -16,6 +16,7 @@ from pytest_pgdbm.ground.masks import SecretUrl
 from pytest_pgdbm.sql.templates import with_schemas
 
 _UNQUALIFIED = re.compile(r'relation "(?P<name>[^".]+)" does not exist')
+_EXTENSIONS = re.compile(r'^(type "(?P<type>[^".]+)"|function (?P<function>[^".(]+)\(.*\)) does not exist')
 
 
 class Term:
@@ -128,6 +129,13 @@ def explain(error: asyncpg.PostgresError) -> None:
             error,
             "a table, type or function is created without a schema: write {{tables.x}}, or {{schema}}.x for what is not"
             " a table. Only pg_catalog is on the search path of a shared pool (pgdbm_search_path says another)",
+        )
+    elif unfound := _EXTENSIONS.search(message):
+        name = unfound["type"] or unfound["function"]
+        _hint(
+            error,
+            f"if an extension brings it, write public.{name}, or set pgdbm_search_path = pg_catalog, public here and"
+            " shared_pool_search_path in the application; the service's own is {{schema}}." + name,
         )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import asyncpg
 import pgdbm.core
+import pgdbm.errors
 from pgdbm import AsyncDatabaseManager, DatabaseConfig
 
-from pytest_pgdbm.connections.login import dsn
+from pytest_pgdbm.connections import backends, login
+from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.ground.records import Endpoint
@@ -34,10 +38,12 @@ class Opening:
         options: Mapping[str, Any],
     ) -> None:
         _check(options)
+        self._endpoint = endpoint
+        self._database = database
         self._config = {
-            "connection_string": dsn(endpoint, database, endpoint.login),
+            "connection_string": login.dsn(endpoint, database, endpoint.login),
             "min_connections": 0,
-            "max_connections": size,
+            "max_connections": max(size, int(options.get("min_connections", 0))),
             "retry_attempts": 1,  # the server answered before; three more seconds would only hide the reason
             **_pinned(path),
             **options,
@@ -63,9 +69,30 @@ class Opening:
         return int(self._config["max_connections"])
 
     async def open(self) -> asyncpg.Pool:
-        """A pool in the running loop."""
+        """A pool in the running loop. Raises what the server or the network said, as a pool in use would."""
         config = DatabaseConfig(**{**self._config, "server_settings": dict(self._settings)})
-        return await AsyncDatabaseManager.create_shared_pool(config)
+        try:
+            return await AsyncDatabaseManager.create_shared_pool(config)
+        except pgdbm.errors.ConnectionError as error:
+            # Its message names localhost, whatever the URL.
+            raise error.__cause__ or error from None
+
+    async def end_backends(self, pids: Collection[int]) -> dict[int, Activity]:
+        """Ends server processes that serve connections of these pools; returns what those found were doing.
+
+        In any loop, and by a connection of its own: a pool that must be cut off may have none to spare. A server that
+        cannot be reached has nothing to end.
+        """
+        with contextlib.suppress(OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            name = self.application_name
+            connection = await login.connect(
+                self._endpoint, self._database, self._endpoint.login, application_name=name + " end"
+            )
+            try:
+                return await backends.end(connection, pids, application=name)
+            finally:
+                await connection.close()
+        return {}
 
 
 def _pinned(path: SearchPath) -> dict[str, Any]:

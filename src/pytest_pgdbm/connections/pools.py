@@ -2,44 +2,40 @@
 
 asyncpg's connections belong to the loop that made them. A session-scoped application holds one pool object, though,
 while tests run in loops of any scope, in a `TestClient`'s thread, in `asyncio.run`. So each call is handed to the
-running loop's real pool, which is made at the first use there and closed when that loop shuts down.
+running loop's real pool, which is made at the first use there and closed with that loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
-import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import asyncpg
 
-from pytest_pgdbm.connections.quiet import quietly
+from pytest_pgdbm.connections.backends import Activity
+from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool
+from pytest_pgdbm.connections.places import Place, caller
 
-SECONDS_TO_CLOSE = 1.0
-"""How long a loop that ends waits for its connections to be given back, before they are cut off."""
-
-OpenPool = Callable[[], Awaitable[asyncpg.Pool]]
-
-_PACKAGE = str(Path(__file__).parent.parent)
-_PASSED_BY = (_PACKAGE, str(Path(asyncpg.__file__).parent), contextlib.__file__)
+EndBackends = Callable[[Collection[int]], Awaitable[dict[int, Activity]]]
 
 
-@dataclass(frozen=True)
-class Checkout:
-    """A connection that is out: the server process that serves it, who took it and where."""
+class Checkout(NamedTuple):
+    """A connection that is out: the server process that serves it, where it was taken and for whom.
+
+    `activity` is what it was doing when it was cut off, None if it was not or if that could not be read.
+    """
 
     pid: int
-    place: str
+    place: Place
     owner: object | None
-    pool: asyncpg.Pool = field(repr=False)
-    connection: object = field(repr=False)
+    pool: asyncpg.Pool
+    connection: Any
+    loop: asyncio.AbstractEventLoop
+    activity: Activity | None = None
 
 
 class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
@@ -49,18 +45,20 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     application that closes its pool at shutdown go on.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_loops", "_lost", "_open", "_out", "_sizes")
+    __slots__ = ("__weakref__", "_end_backends", "_lock", "_loops", "_lost", "_open", "_out", "_sizes", "_test")
 
-    def __init__(self, open_pool: OpenPool, *, min_size: int, max_size: int) -> None:
+    def __init__(
+        self, open_pool: OpenPool, end_backends: EndBackends, *, min_size: int, max_size: int
+    ) -> None:
         # Not asyncpg's own __init__: it would bind this object to one loop. Everything public is overridden here.
         self._open = open_pool
+        self._end_backends = end_backends
         self._sizes = (min_size, max_size)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._loops: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._out: dict[int, Checkout] = {}
         self._lost: list[Checkout] = []
         self._lock = threading.Lock()
+        self._test = 0
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """A connection of the running loop's pool; to be awaited, or entered by `async with`."""
@@ -74,43 +72,56 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         """Gives a connection back to the pool that it came from."""
         with self._lock:
             checkout = self._out.pop(id(connection), None)
-        pool = checkout.pool if checkout else await self._mine()
-        await pool.release(connection, timeout=timeout)
+        if checkout is not None:
+            await checkout.pool.release(connection, timeout=timeout)
+        elif not _is_closed(connection):
+            await (await self._begun()).release(connection, timeout=timeout)
+
+    def next_test(self) -> None:
+        """Says that a test is over: no connection is lent any more with session state from before."""
+        self._test += 1
 
     @property
     def lost(self) -> bool:
         """Whether a loop ended with connections out since `take_lost` was called last."""
         return bool(self._lost)
 
-    def take_lost(self, owners: Collection[object]) -> list[Checkout]:
-        """Connections that will not come back: cut off with their loop, or out for an owner that has ended."""
+    async def take_lost(self, owners: Collection[object]) -> list[Checkout]:
+        """Connections that will not come back: out when their loop ended, or for an owner that has ended.
+
+        The latter are cut off, and their pools have room for new ones. To be called outside of the tests' loops.
+        """
+        left = self._pop_out(lambda checkout: checkout.owner in owners)
+        cut = await self._cut(left)
+        for checkout in left:
+            with contextlib.suppress(RuntimeError):  # its loop was closed just now
+                checkout.loop.call_soon_threadsafe(_terminate, checkout.connection)
         with self._lock:
             lost, self._lost = self._lost, []
-            lost += [checkout for checkout in self._out.values() if checkout.owner in owners]
-            for checkout in lost:
-                self._out.pop(id(checkout.connection), None)
-        return lost
-
-    def _loop_ended(self, pool: asyncpg.Pool) -> None:
-        with self._lock:
-            lost = [key for key, checkout in self._out.items() if checkout.pool is pool]
-            self._lost += [self._out.pop(key) for key in lost]
+        return lost + cut
 
     async def close(self) -> None:
-        """Closes the running loop's connections once they are given back; a second later, without waiting."""
-        loop_pool = self._running()
-        if loop_pool is not None:
-            await loop_pool.end()
+        """Closes the running loop's connections once they are given back; five seconds later, without waiting."""
+        mine = self._running()
+        if mine is not None:
+            await mine.end()
 
     def terminate(self) -> None:
         """Cuts the running loop's connections off."""
-        loop_pool = self._running()
-        if loop_pool is not None and loop_pool.pool is not None:
-            loop_pool.pool.terminate()
+        mine = self._running()
+        if mine is not None and mine.pool is not None:
+            pool, mine.pool = mine.pool, None
+            self._pop_out(lambda checkout: checkout.pool is pool)
+            pool.terminate()
+
+    def end(self) -> None:
+        """Closes the connections of all loops; to be called outside of all of them, at the end of the run."""
+        for loop_pool in list(self._loops.values()):
+            loop_pool.end_now()
 
     async def expire_connections(self) -> None:
         """Has the running loop's connections replaced as they come back."""
-        await (await self._mine()).expire_connections()
+        await (await self._begun()).expire_connections()
 
     def set_connect_args(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
         """Refused: this pool is the plugin's, on the run's server."""
@@ -142,12 +153,12 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
     def __await__(self) -> Generator[Any, None, SharedPool]:
         """Opens the running loop's pool; the result is this object."""
-        yield from self._mine().__await__()
+        yield from self._begun().__await__()
         return self
 
     async def __aenter__(self) -> SharedPool:
         """Opens the running loop's pool."""
-        await self._mine()
+        await self._begun()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -156,92 +167,76 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
     def __repr__(self) -> str:
         """How many loops have a pool now."""
-        return f"<pytest-pgdbm pool, open in {len(self._loops)} loops>"
+        return f"<pytest-pgdbm pool, open in {sum(each.pool is not None for each in self._loops.values())} loops>"
 
-    def _running(self) -> _LoopPool | None:
+    async def _take(self, timeout: float | None, owner: object | None, place: Place) -> Any:
+        mine = self._mine()
+        pool, connection, pid = await mine.acquire(timeout, self._test)
+        checkout = Checkout(pid, place, owner, pool, connection, mine.loop)
+        with self._lock:
+            self._out[id(connection)] = checkout
+        return connection
+
+    def _mine(self) -> LoopPool:
+        loop = running_loop()
+        mine = self._loops.get(loop)
+        if mine is None:
+            mine = self._loops[loop] = LoopPool(
+                loop, self._open, cut_off=self._cut_off, ended=lambda: self._forget(loop)
+            )
+        return mine
+
+    async def _begun(self) -> asyncpg.Pool:
+        mine = self._mine()
+        return mine.pool or await mine.begin()
+
+    def _running(self) -> LoopPool | None:
         try:
             return self._loops.get(asyncio.get_running_loop())
         except RuntimeError:
             return None
 
     def _opened(self) -> asyncpg.Pool | None:
-        loop_pool = self._running()
-        return loop_pool.pool if loop_pool else None
+        mine = self._running()
+        return mine.pool if mine else None
 
-    async def _mine(self) -> asyncpg.Pool:
-        loop = running_loop()
-        loop_pool = self._loops.get(loop)
-        if loop_pool is None:
-            with self._lock:
-                loop_pool = self._loops.setdefault(loop, _LoopPool(self._open, self._loop_ended))
-        return loop_pool.pool or await loop_pool.begin()
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loops.pop(loop, None)
 
-    async def _take(self, timeout: float | None, owner: object | None) -> Any:
-        place = _caller()
-        pool = await self._mine()
-        connection = await pool.acquire(timeout=timeout)
-        checkout = Checkout(connection.get_server_pid(), place, owner, pool, connection)
+    async def _cut_off(self, pool: asyncpg.Pool) -> None:
+        cut = await self._cut(self._pop_out(lambda checkout: checkout.pool is pool))
         with self._lock:
-            self._out[id(connection)] = checkout
-        return connection
+            self._lost += cut
 
+    def _pop_out(self, wanted: Callable[[Checkout], bool]) -> list[Checkout]:
+        with self._lock:
+            popped = [checkout for checkout in self._out.values() if wanted(checkout)]
+            for checkout in popped:
+                del self._out[id(checkout.connection)]
+        # asyncpg takes a connection that its user closed as given back.
+        return [checkout for checkout in popped if not _is_closed(checkout.connection)]
 
-class _LoopPool:
-    """The real pool of one loop."""
-
-    def __init__(self, open_pool: OpenPool, ended: Callable[[asyncpg.Pool], None]) -> None:
-        self.pool: asyncpg.Pool | None = None
-        self._open = open_pool
-        self._ended = ended
-        self._holder: AsyncGenerator[asyncpg.Pool, None] | None = None
-        self._opening = asyncio.Lock()
-
-    async def begin(self) -> asyncpg.Pool:
-        async with self._opening:
-            if self.pool is None:
-                self._holder = self._hold()
-                self.pool = await self._holder.__anext__()
-            return self.pool
-
-    async def end(self) -> None:
-        if self._holder is not None:
-            await self._holder.aclose()
-
-    async def _hold(self) -> AsyncGenerator[asyncpg.Pool, None]:
-        # A generator that was started in a loop is finalised by loop.shutdown_asyncgens(), which asyncio.run,
-        # asyncio.Runner, pytest-asyncio, anyio and Starlette's portal all call: so the pool ends with its loop.
-        with quietly():
-            pool = await self._open()
-        try:
-            yield pool
-        finally:
-            self.pool = None
-            await _close(pool)
-            self._ended(pool)
-
-
-async def _close(pool: asyncpg.Pool) -> None:
-    if pool.get_idle_size() < pool.get_size():
-        # pool.close() would wait for a connection that is out; for ever, if its task is gone.
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(pool.close(), SECONDS_TO_CLOSE)
-    else:
-        await pool.close()
+    async def _cut(self, checkouts: Sequence[Checkout]) -> list[Checkout]:
+        if not checkouts:
+            return []
+        activities = await self._end_backends([checkout.pid for checkout in checkouts])
+        return [each._replace(activity=activities.get(each.pid)) for each in checkouts]
 
 
 class _Acquire:
     """What `acquire()` returns: awaitable, and an asynchronous context manager, as asyncpg's own."""
 
-    __slots__ = ("_connection", "_owner", "_pool", "_timeout")
+    __slots__ = ("_connection", "_owner", "_place", "_pool", "_timeout")
 
     def __init__(self, pool: SharedPool, timeout: float | None, owner: object | None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._owner = owner
+        self._place = caller()
         self._connection: Any = None
 
     async def __aenter__(self) -> Any:
-        self._connection = await self._pool._take(self._timeout, self._owner)
+        self._connection = await self._pool._take(self._timeout, self._owner, self._place)
         return self._connection
 
     async def __aexit__(
@@ -254,7 +249,7 @@ class _Acquire:
         await self._pool.release(connection)
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._pool._take(self._timeout, self._owner).__await__()
+        return self._pool._take(self._timeout, self._owner, self._place).__await__()
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -271,13 +266,13 @@ def running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
-def _caller() -> str:
-    """Where in the user's code the connection is being taken, as `file:line`."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _passes_by(frame.f_code.co_filename):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "unknown"
+def _is_closed(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # it was given back
+        return True
 
 
-def _passes_by(filename: str) -> bool:
-    return filename.startswith(_PASSED_BY) or "/pgdbm/" in filename.replace("\\", "/")
+def _terminate(connection: Any) -> None:
+    with contextlib.suppress(asyncpg.InterfaceError):  # it was given back after all
+        connection.terminate()

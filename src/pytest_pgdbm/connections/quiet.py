@@ -11,22 +11,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_LOGGERS = ("pgdbm.core", "pgdbm.migrations", "asyncio", "asyncpg.pool")
-_working: ContextVar[bool] = ContextVar("pytest_pgdbm_working", default=False)
+_LOGGERS = (
+    "pgdbm.core",
+    "pgdbm.migrations",
+    "asyncio",
+    "asyncpg.pool",
+    "concurrent.futures",
+    "filelock",
+)
+
+
+class _Work:
+    """A piece of the plugin's work; over when `quietly` was left."""
+
+    over = False
+
+
+_working: ContextVar[_Work | None] = ContextVar("pytest_pgdbm_working", default=None)
 
 
 class _NotOurs(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not _working.get()
+        work = _working.get()
+        return work is None or work.over
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
     """What pgdbm and asyncio log inside is dropped, in this task or thread only."""
-    token = _working.set(True)
+    # A connection that is opened inside hands its context to the test's listeners, for ever: hence the flag.
+    work = _Work()
+    token = _working.set(work)
     try:
         yield
     finally:
+        work.over = True
         _working.reset(token)
 
 

@@ -53,15 +53,20 @@ def make_folder(folder: Path) -> None:
 def door(folder: Path) -> Iterator[None]:
     """Holds the folder's door. Raises FolderGone if the folder is not there, or no longer.
 
-    Raises `filelock.Timeout` if another process holds it for over 15 seconds.
+    Raises ServerFailed if another process holds it for over 15 seconds.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     with _pinned(folder) as pinned:
         try:
             lock = FileLock(folder / _DOOR, mode=0o600).acquire(_SECONDS, poll_interval=_POLL)
         except FileNotFoundError:
             raise FolderGone(folder) from None
+        except Timeout:
+            raise ServerFailed(
+                f"another process held the run's folder {folder} for over {_SECONDS:g} s",
+                "see which process of the run has stopped",
+            ) from None
         with lock:
             if not _is_still(folder, pinned):
                 raise FolderGone(folder)
@@ -103,12 +108,10 @@ def user() -> int:
 
 def remove_folder(folder: Path) -> None:
     """Removes the folder; called with its door held, or on one that was renamed already."""
-    if folder.name.endswith("-ended") or "-ended-" in folder.name:
-        ended = folder
-    else:
-        ended = folder.with_name(f"{folder.name}-ended-{os.urandom(2).hex()}")
-        folder.rename(ended)
-    shutil.rmtree(ended, ignore_errors=True)
+    match = NAME.fullmatch(folder.name)
+    if match is None or not match["ended"]:
+        folder = folder.rename(folder.with_name(f"{folder.name}-ended-{os.urandom(2).hex()}"))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(file: Path, data: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ from pytest_pgdbm.keeper import holders, stale
 from pytest_pgdbm.servers.base import Job, Server, new_record
 from pytest_pgdbm.servers.owned import server_for
 
-_POLL = 0.05
-_LOOK_AT_SERVER = 20  # polls
+_POLL = 0.1
+_LOOK_AT_SERVER = 10  # polls
 _REMEDY = "report it with the lines above: https://github.com/pytest-pgdbm/pytest-pgdbm/issues"
 
 
@@ -50,6 +50,7 @@ class Keeper:
         self._server: Server | None = None
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asked_to_end = False
+        self._nudge = threading.Event()
 
     def keep(self) -> None:
         """Starts the server, answers, and stays until the end, for the folder if there is no server."""
@@ -68,13 +69,24 @@ class Keeper:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_term)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self._on_nudge)
 
     def _on_term(self, *_: object) -> None:
         self._asked_to_end = True
+        self._nudge.set()
+
+    def _on_nudge(self, *_: object) -> None:
+        self._nudge.set()
 
     def _first_answer(self) -> dict[str, Any] | None:
         """What came of the start; None if nobody waits for it any more."""
-        threading.Thread(target=self._start, daemon=True).start()
+        try:
+            self._server = server_for(self._job)
+        except Exception as error:
+            return _failure(error)
+        # It may take minutes (an image is pulled). Meanwhile the holders are looked after here.
+        threading.Thread(target=self._start, args=(self._server,), daemon=True).start()
         while self._is_wanted():
             try:
                 return self._answers.get(timeout=_POLL)
@@ -82,21 +94,17 @@ class Keeper:
                 continue
         return None
 
-    def _start(self) -> None:
+    def _start(self, server: Server) -> None:
         try:
-            self._server = server_for(self._job)
-            self._answers.put({"started": vars(self._server.start())})
-        except ServerFailed as failure:
-            self._answers.put({"failed": {"why": failure.why, "remedy": failure.remedy}})
+            self._answers.put({"started": vars(server.start())})
         except BaseException as error:
-            traceback.print_exc()
-            why = "".join(traceback.format_exception_only(type(error), error)).strip()
-            self._answers.put({"failed": {"why": why, "remedy": _REMEDY}})
+            self._answers.put(_failure(error))
 
     def _stay(self) -> None:
-        pause, polls = threading.Event(), 0
+        polls = 0
         while self._is_wanted() or not self._ended():
-            pause.wait(_POLL)
+            self._nudge.wait(_POLL)
+            self._nudge.clear()
             polls += 1
             if polls % _LOOK_AT_SERVER == 0:
                 self._look_at_server()
@@ -122,18 +130,28 @@ class Keeper:
                     folders.remove_folder(self._folder)
         except folders.FolderGone:
             self._stop_server()
+        except ServerFailed:
+            # Somebody stands still in the door.
+            return False
         return True
 
     def _stop_server(self) -> None:
-        if self._server is None:
-            return
         try:
-            self._server.stop()
+            if self._server is not None:
+                self._server.stop()
         except PgdbmError:
             # The record stays, with the folder: the last to leave, or a later run, tries again.
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, ServerFailed):
+        return {"failed": {"why": error.why, "remedy": error.remedy}}
+    traceback.print_exception(type(error), error, error.__traceback__)
+    why = "".join(traceback.format_exception_only(type(error), error)).strip()
+    return {"failed": {"why": why, "remedy": _REMEDY}}
 
 
 def _answer(answer: dict[str, Any]) -> None:

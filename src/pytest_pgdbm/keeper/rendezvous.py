@@ -149,6 +149,7 @@ def _see_it_end(folder: Path) -> None:
     if holders.anyone(folder):
         return
     if keeper is not None:
+        launch.nudge(keeper)
         launch.wait_for_end(keeper, launch.END_SECONDS)
     if folder.exists():
         stale.clear_if_abandoned(folder)

@@ -142,7 +142,7 @@ class DatabaseFactory:
 
     def begin(self) -> None:
         """Starts the server, if nobody has."""
-        self.session.prepare(self._resolver.extensions())
+        self.session.prepare()
 
     async def lease(self, asked: Asked, *, fresh: bool, own: bool) -> dict[str, Database]:
         """The managers of the set that the service belongs to; to be run in the private loop."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_pgdbm.connections.backends import Activity
+from pytest_pgdbm.connections.manager import Term
 from pytest_pgdbm.connections.pools import Checkout
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.holders import Holder
@@ -31,33 +33,33 @@ def describe(
 ) -> list[Leak]:
     """One finding for each connection that was cut off, and for each schema that had to stay."""
     whose = " or ".join(tests) or "a test"
-    by_pid = {holder.pid: holder for holder in holders}
-    leaks = [Leak(_connection(whose, checkout, by_pid.pop(checkout.pid, None))) for checkout in out]
-    leaks += [Leak(_transaction(whose, holder)) for holder in by_pid.values()]
+    leaks = [Leak(_connection(whose, checkout)) for checkout in out]
+    leaks += [Leak(_transaction(whose, holder)) for holder in holders]
     leaks += [
         Leak(f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept
     ]
     return leaks
 
 
-def _connection(whose: str, checkout: Checkout, holder: Holder | None) -> str:
+def _connection(whose: str, checkout: Checkout) -> str:
+    if isinstance(checkout.owner, Term):
+        whose = checkout.owner.test
+    doing = f", {_doing(checkout.activity)}" if checkout.activity else ""
     return (
         f"{whose} ended without giving back a connection that it took at {checkout.place}"
-        f" (server process {checkout.pid}{_state(holder)}). It was cut off; release it, or use 'async with'"
+        f" (server process {checkout.pid}{doing}). It was cut off; release it, or use 'async with'"
     )
 
 
 def _transaction(whose: str, holder: Holder) -> str:
     return (
         f"{whose} ended, and a connection still held locks on its tables: server process {holder.pid},"
-        f" {holder.application!r}{_state(holder)}. It was cut off; end its transaction in the test"
+        f" {holder.application!r}, {_doing(holder)}. It was cut off; end its transaction in the test"
     )
 
 
-def _state(holder: Holder | None) -> str:
-    if holder is None:
-        return ""
-    query = " ".join(holder.query.split())
+def _doing(each: Activity | Holder) -> str:
+    query = " ".join(each.query.split())
     if len(query) > _LONGEST_QUERY:
         query = query[:_LONGEST_QUERY] + "…"
-    return f", {holder.state}, last query {query!r}"
+    return f"{each.state}, last query {query!r}"

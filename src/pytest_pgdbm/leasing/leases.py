@@ -90,10 +90,8 @@ class Leases:
         """Drops what was given back; returns what was found wrong. To be run in the private loop."""
         returned, self._returned = self._returned, []
         tests = sorted({term.test for term, _ in returned})
-        out = self._pool.take_lost({term for term, _ in returned})
+        out = await self._pool.take_lost({term for term, _ in returned})
         kept, holders = await self._home.drop([built for _, built in returned])
-        gone = {holder.pid for holder in holders}
-        await self._home.end_backends([each.pid for each in out if each.pid not in gone])
         return describe(tests, out, holders, kept)
 
     async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> _Leased:

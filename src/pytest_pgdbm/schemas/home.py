@@ -41,7 +41,6 @@ class Home:
         *,
         database: str,
         pool: SharedPool,
-        pool_application: str,
         path: SearchPath,
         pinned: str | None,
         timeout: float | None,
@@ -50,7 +49,6 @@ class Home:
         self._endpoint = endpoint
         self._run = run
         self._pool = pool
-        self._pool_application = pool_application
         self._path = path
         self._timeout = timeout
         self._extensions = frozenset(extensions)
@@ -121,18 +119,6 @@ class Home:
             except asyncpg.LockNotAvailableError as error:
                 why = f"its lock was not to be had: {error.args[0]}"
                 return [Kept(schema, why) for schema in schemas], holders
-
-    async def end_backends(self, pids: Collection[int]) -> None:
-        """Ends server processes that serve connections of this process's pool."""
-        if pids:
-            async with self._admin.administrator() as connection:
-                # A process number may serve somebody else by now; the application's name tells.
-                await connection.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity"
-                    " where pid = any($1) and application_name = $2",
-                    list(pids),
-                    self._pool_application,
-                )
 
     async def close(self) -> None:
         """Closes the connection. What was built and not dropped stays."""

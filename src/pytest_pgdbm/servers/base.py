@@ -74,8 +74,8 @@ class Server(Protocol):
 class Place:
     """What a server has outside the run's folder, so that it can be taken away after a kill.
 
-    `kind` says whose it is. `at` is a directory for `embedded` (with the processes that work in it)
-    and the container's name for `container`.
+    `kind` says whose it is. `at` is a directory for `embedded` (with the processes that work in it), and
+    the run's id, `@` and where the Docker daemon is for `container`.
     """
 
     kind: Literal["embedded", "container"]

@@ -38,6 +38,8 @@ class Choice:
             yield asked
         elif self.settings.url.value is not None:
             yield "url"
+        elif self.settings.server_bin.value is not None:
+            yield "embedded"  # who names the programs does not want others
         else:
             yield "embedded"
             yield "container"
@@ -61,14 +63,24 @@ def get_server(choice: Choice, holding: Holding, log_in: LogIn) -> Endpoint:
 
 def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn) -> Endpoint:
     if kind == "url":
-        return log_in(_given(choice), PATIENCE[kind])
+        return _checked(log_in(_given(choice), PATIENCE[kind]), choice)
     job, endpoint = _embedded(choice) if kind == "embedded" else _container(choice)
     started = holding.start(job)
     try:
-        return log_in(endpoint(started), PATIENCE[kind])
+        return _checked(log_in(endpoint(started), PATIENCE[kind]), choice)
     except BaseException:
         holding.stop_server()
         raise
+
+
+def _checked(endpoint: Endpoint, choice: Choice) -> Endpoint:
+    wanted = choice.settings.server_version
+    if wanted.value is None or f"{endpoint.version}.".startswith(f"{wanted.value}."):
+        return endpoint
+    raise ServerFailed(
+        f"the server ({endpoint.why}) is PostgreSQL {endpoint.version}, and {wanted.value} is asked for ({wanted.source})",
+        f"choose one of that version (--pgdbm-image=postgres:{wanted.value}), or change server-version",
+    )
 
 
 def _given(choice: Choice) -> Endpoint:

@@ -49,7 +49,7 @@ _OTHER_WAYS = "or run pytest as another user than root"
 
 
 def _copied(bindir: Path, prefix: Path, target: Path) -> Programs:
-    (target / "bin").mkdir(mode=0o755)
+    (target / "bin").mkdir()
     for name in _NEEDED:
         _copy_file(str(bindir / name), str(target / "bin" / name))
     for part in _PARTS:
@@ -58,13 +58,14 @@ def _copied(bindir: Path, prefix: Path, target: Path) -> Programs:
     bundled = _bundled(bindir)
     if bundled is not None:
         _copy_tree(bundled, target / "libs")
+    for folder, names, _ in os.walk(target):
+        for name in names:
+            Path(folder, name).chmod(0o755)
     return Programs(target / "bin", os.pathsep.join(map(str, (target / "lib", target / "libs"))))
 
 
 def _copy_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_SPARE), copy_function=_copy_file)
-    for folder, _, _ in os.walk(target):
-        Path(folder).chmod(0o755)
 
 
 def _copy_file(source: str, target: str) -> str:

@@ -173,7 +173,7 @@ class EmbeddedServer:
         """Waits until the server takes connections, as `pg_ctl` does; False if it ended instead."""
         until = time.monotonic() + _START_SECONDS
         while child.poll() is None:
-            if _is_ready(made.data, child.pid):
+            if _is_ready(made.data):
                 return True
             if time.monotonic() > until:
                 raise self._failed(f"postgres took over {_START_SECONDS:g} s to start", self._log)
@@ -241,14 +241,9 @@ class EmbeddedServer:
         return ServerFailed(f"{why}\n{_tail(output)}".rstrip(), _REMEDY)
 
 
-def _is_ready(data: Path, pid: int) -> bool:
-    # The last of its lines says how far it is:
-    # https://github.com/postgres/postgres/blob/master/src/include/utils/pidfile.h
-    try:
-        lines = (data / "postmaster.pid").read_text().splitlines()
-    except OSError:
-        return False
-    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+def _is_ready(data: Path) -> bool:
+    lines = leftovers.pid_file(data)
+    return len(lines) >= 8 and lines[7].strip() == "ready"
 
 
 def _free_port() -> tuple[str, int]:

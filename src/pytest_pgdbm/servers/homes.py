@@ -51,8 +51,11 @@ def make_home(run: str, folder: Path, account: Account | None) -> Path:
 def make_socket_folder(run: str, folder: Path, home: Path, account: Account | None) -> Path | None:
     """A new folder for the server's socket, mode 0700, with a path that is short enough.
 
-    None if there is no such place; the server is then reached over TCP only.
+    None if there is no such place; the server is then reached over TCP only, as always on Windows,
+    where asyncio has no Unix sockets.
     """
+    if os.name == "nt":
+        return None
     for parent in (home, *map(Path, _SHARED)):
         at = parent / ("s" if parent == home else _name(run))
         if len(os.fsencode(at / _SOCKET)) > SOCKET_PATH:
@@ -102,7 +105,7 @@ def _made(at: Path, folder: Path, account: Account | None) -> Path:
 
 
 def _name(run: str) -> str:
-    return f"{PREFIX}-{os.getuid()}-{run}-{os.urandom(4).hex()}"
+    return f"{PREFIX}-{run}-{os.urandom(4).hex()}"
 
 
 def _runs_programs(folder: Path) -> bool:
@@ -116,6 +119,7 @@ def _roomy(folder: Path) -> bool:
 
 def _free_memory() -> int:
     """The bytes that can be had without swapping: tmpfs promises half of all memory, used or not."""
+    # https://man7.org/linux/man-pages/man5/proc_meminfo.5.html
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, amount = line.partition(":")
         if name == "MemAvailable":
@@ -128,6 +132,8 @@ def _in_memory(folder: Path) -> bool:
     try:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
+        return False
+    if not folder.is_dir():
         return False
     real = os.path.realpath(folder)
     kinds = {point: kind for point, kind in map(_mount, mounts) if _holds(point, real)}

@@ -50,7 +50,7 @@ def processes(home: Path) -> set[int]:
 
 def postmaster(home: Path) -> int | None:
     """The main process that the directory's `postmaster.pid` tells of; it may have ended."""
-    lines = _pid_file(home)
+    lines = pid_file(data_directory(home))
     return int(lines[0]) if lines and lines[0].isdigit() else None
 
 
@@ -59,10 +59,14 @@ def data_directory(home: Path) -> Path:
     return home / "data"
 
 
-def _pid_file(home: Path) -> list[str]:
-    # https://www.postgresql.org/docs/current/storage-file-layout.html
+def pid_file(data: Path) -> list[str]:
+    """The lines of `postmaster.pid` in the data directory; none if it is not there.
+
+    The first is the main process, the seventh its shared memory, the eighth how far it is:
+    https://github.com/postgres/postgres/blob/master/src/include/utils/pidfile.h
+    """
     try:
-        return (data_directory(home) / "postmaster.pid").read_text().splitlines()
+        return (data / "postmaster.pid").read_text(errors="replace").splitlines()
     except OSError:
         return []
 
@@ -125,7 +129,7 @@ def _by_ps(home: Path) -> set[int]:
 
 def _segment(home: Path) -> int | None:
     """The System V segment that guards the data directory; a killed main process leaves it."""
-    lines = _pid_file(home)
+    lines = pid_file(data_directory(home))
     words = lines[6].split() if len(lines) > 6 else []
     return int(words[1]) if len(words) == 2 and words[1].isdigit() else None
 

@@ -12,7 +12,8 @@ _AT = "@"
 def server_for(job: Job) -> Server:
     """The server that the job asks for, not started yet."""
     if job.kind == "container":
-        from pytest_pgdbm.servers.container import ContainerServer, docker_host
+        from pytest_pgdbm.servers.container import ContainerServer
+        from pytest_pgdbm.servers.docker_address import docker_host
 
         # The container's name follows from the run; where it will be is all there is to note.
         record(Path(job.folder), Place("container", f"{job.run}{_AT}{docker_host()}"))
@@ -25,7 +26,7 @@ def server_for(job: Job) -> Server:
 def take_away(place: Place) -> None:
     """Takes away what a killed keeper left at this place; nothing happens if nothing is there."""
     if place.kind == "container":
-        from pytest_pgdbm.servers.container import remove_container
+        from pytest_pgdbm.servers.docker_engine import remove_container
 
         run, _, host = place.at.partition(_AT)
         remove_container(run, host)

@@ -1,0 +1,33 @@
+"""The server processes that serve a pool's connections: what they are doing, and how they are ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import asyncpg
+
+# Waits, bounded, until each is gone: https://www.postgresql.org/docs/current/functions-admin.html (PostgreSQL 14).
+# A process number may serve somebody else by now; the application's name tells.
+_END = """
+select pid, coalesce(state, '') as state, coalesce(query, '') as query,
+    pg_catalog.pg_terminate_backend(pid, 5000) as ended
+from pg_catalog.pg_stat_activity
+where pid = any($1) and application_name = $2
+"""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a server process was doing: its state as in pg_stat_activity, and its last query."""
+
+    state: str
+    query: str
+
+
+async def end(
+    connection: asyncpg.Connection, pids: Collection[int], *, application: str
+) -> dict[int, Activity]:
+    """Ends server processes; returns what each of those that were still there was doing."""
+    rows = await connection.fetch(_END, list(pids), application)
+    return {row["pid"]: Activity(row["state"], row["query"]) for row in rows}

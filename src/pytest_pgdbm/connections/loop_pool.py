@@ -1,0 +1,152 @@
+"""The real pool of one event loop, which ends with its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import asyncpg
+
+from pytest_pgdbm.connections.quiet import quietly
+
+SECONDS_TO_DRAIN = 5.0
+"""How long `close()` waits for connections that are out, before it cuts them off."""
+
+SECONDS_TO_CLOSE = 2.0
+"""How long connections that nobody uses may take to be closed, before they are cut off."""
+
+OpenPool = Callable[[], Awaitable[asyncpg.Pool]]
+CutOff = Callable[[asyncpg.Pool], Awaitable[None]]
+
+# asyncpg's own reset, at each release, does the rest; neither it nor RESET ALL undoes these.
+# Not DISCARD ALL: it takes the prepared statements that asyncpg has cached.
+_CLEAN = "reset session authorization; discard temp; discard sequences"
+
+
+class LoopPool:
+    """The pool of one loop: made at the first use, closed by `end`, made anew at the next use.
+
+    `cut_off` is called with a pool that has connections out when it must end. `ended` is called when the loop is.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        open_pool: OpenPool,
+        *,
+        cut_off: CutOff,
+        ended: Callable[[], None],
+    ) -> None:
+        self.loop = loop
+        self.pool: asyncpg.Pool | None = None
+        self._open = open_pool
+        self._cut_off = cut_off
+        self._opening = asyncio.Lock()
+        self._cleaned: dict[int, int] = {}
+        _before_close(loop, self.end_now, ended)
+
+    async def begin(self) -> asyncpg.Pool:
+        """The pool; to be called in its loop."""
+        async with self._opening:
+            if self.pool is None:
+                with quietly():
+                    self.pool = await self._open()
+            return self.pool
+
+    async def end(self, patience: float = SECONDS_TO_DRAIN) -> None:
+        """Closes the pool once all connections are given back; after `patience` seconds, without waiting."""
+        pool, self.pool = self.pool, None
+        if pool is None:
+            return
+        if await _drained(pool, patience):
+            # However this fails, asyncpg has then cut the connections off.
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(pool.close(), SECONDS_TO_CLOSE)
+        else:
+            await self._cut_off(pool)
+            pool.terminate()
+        # What was cut off lets go of its socket in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    def end_now(self) -> None:
+        """The same from outside of the loop, without patience, whether the loop runs in another thread or nowhere."""
+        if self.pool is None or self.loop.is_closed():
+            return
+        if self.loop.is_running():
+            ending = asyncio.run_coroutine_threadsafe(self.end(0), self.loop)
+            concurrent.futures.wait([ending], timeout=2 * SECONDS_TO_CLOSE)
+        else:
+            _run(self.loop, self.end(0))
+
+    async def acquire(self, timeout: float | None, test: int) -> tuple[asyncpg.Pool, Any, int]:
+        """A connection without session state of an earlier test, its pool and its server process.
+
+        `test` counts the tests. Within one, a connection is as its last user left it, as in production.
+        """
+        while True:
+            pool = self.pool or await self.begin()
+            connection = await pool.acquire(timeout=timeout)
+            pid = connection.get_server_pid()
+            # A process that is not known has just begun.
+            if self._cleaned.setdefault(pid, test) == test or await _clean(connection):
+                self._cleaned[pid] = test
+                return pool, connection, pid
+
+
+async def _clean(connection: Any) -> bool:
+    # A connection that does not survive this died in an earlier test; closed, it goes back to its pool by itself.
+    try:
+        await connection.execute(_CLEAN)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+        return False
+    except BaseException:
+        connection.terminate()
+        raise
+    return True
+
+
+async def _drained(pool: asyncpg.Pool, patience: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while pool.get_idle_size() < pool.get_size():
+        if loop.time() >= deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def _before_close(
+    loop: asyncio.AbstractEventLoop, end: Callable[[], None], ended: Callable[[], None]
+) -> None:
+    # Every loop that ends is closed, be it by asyncio.run, a Runner of pytest-asyncio or anyio, Starlette's portal or
+    # a fixture with a plain loop, and by then nothing in it can use a connection any more. An asynchronous generator
+    # would be told by shutdown_asyncgens() too, but not by a plain loop, and too early: while the finalizers of
+    # other generators still want the pool.
+    close = loop.close
+
+    def closing() -> None:
+        try:
+            if not loop.is_running():
+                end()
+                ended()
+        finally:
+            close()
+
+    with contextlib.suppress(AttributeError):  # a loop without room for it: its pool ends with the run
+        loop.close = closing  # type: ignore[method-assign]
+
+
+def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        loop.run_until_complete(work)
+    else:  # a thread runs one loop at a time
+        thread = threading.Thread(target=loop.run_until_complete, args=(work,))
+        thread.start()
+        thread.join()
