@@ -19,7 +19,7 @@ def test_tests_and_migrations_run_as_an_ordinary_role_that_owns_what_it_makes(ow
         insert into {{tables.notes}} (owner) values ('ann');
         alter table {{tables.notes}} enable row level security;
         alter table {{tables.notes}} force row level security;
-        create policy own_rows on {{tables.notes}} using (owner = current_setting('app.user', true)::public.citext);
+        create policy own_rows on {{tables.notes}} using (owner = current_setting('app.reader', true)::public.citext);
         """,
     )
     own_server_project.run(
@@ -40,7 +40,7 @@ def test_tests_and_migrations_run_as_an_ordinary_role_that_owns_what_it_makes(ow
             count = "select count(*) from {{tables.notes}}"
             async with notes.acquire() as connection:
                 assert await connection.fetchval(notes.prepare_query(count)) == 0
-                await connection.execute("set app.user = 'ANN'")
+                await connection.execute("set app.reader = 'ANN'")
                 assert await connection.fetchval(notes.prepare_query(count)) == 1
 
         async def test_tcp_asks_for_the_password(pgdbm_server):

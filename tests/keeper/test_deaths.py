@@ -228,6 +228,19 @@ def test_a_container_that_cannot_be_removed_keeps_its_record_for_the_next_run(tm
     other.leave()
 
 
+def test_a_container_engine_that_does_not_answer_does_not_hinder_the_next_kind_of_server(tmp_path):
+    run = a_run(tmp_path)
+    job = a_job(run, kind="container")
+    env = {**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    with actors(ActorProcess(run, job, env=env)) as (actor,):
+        actor("join")
+        assert "/nowhere/docker.sock" in actor.error("start_anew")["error"]
+        actor("stop_server")
+        assert "/nowhere/docker.sock" in actor.error("start_anew")["error"]
+        actor("leave")
+        assert left_of(run) == []
+
+
 def test_where_starts_of_processes_cannot_be_read_a_lock_tells_who_lives(tmp_path):
     code = (
         "import os, sys, time; from pathlib import Path\n"

@@ -22,27 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import docker
+import engine
 import pytest
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, NotFound
+from engine import IMAGE, is_there
 
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.names import new_run
 from pytest_pgdbm.ground.records import Login
+from pytest_pgdbm.servers.answering import answers
 from pytest_pgdbm.servers.base import Job, Started
-from pytest_pgdbm.servers.container import (
-    LABEL,
-    ContainerServer,
-    answers,
-    container_name,
-    docker_host,
-    docker_reachable,
-    pull_failure,
-    remove_container,
-    start_failure,
-)
+from pytest_pgdbm.servers.container import ContainerServer
+from pytest_pgdbm.servers.docker_address import docker_host
+from pytest_pgdbm.servers.docker_engine import LABEL, container_name, docker_reachable, remove_container
+from pytest_pgdbm.servers.docker_errors import pull_failure, start_failure
 
-IMAGE = os.environ.get("PGDBM_IMAGE", "postgres")
 PASSWORD = "only-for-this-run"
 MakeServer = Callable[..., ContainerServer]
 MakeImage = Callable[..., str]
@@ -52,13 +46,7 @@ needs_engine = pytest.mark.container
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Any]:
-    if why := docker_reachable():
-        pytest.skip(why)
-    with contextlib.closing(docker.from_env(environment={**os.environ, "DOCKER_HOST": docker_host()})) as client:
-        try:
-            client.images.get(IMAGE)
-        except ImageNotFound:
-            pytest.skip(f"the image {IMAGE} is not there (PGDBM_IMAGE names another)")
+    with engine.opened() as client:
         yield client
 
 
@@ -90,14 +78,6 @@ def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
     while not true():
         assert time.monotonic() < end, "it did not come true"
         time.sleep(0.005)
-
-
-def is_there(daemon: Any, name: str) -> bool:
-    try:
-        daemon.containers.get(name)
-    except NotFound:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -772,7 +752,7 @@ def test_an_engine_that_never_answers_is_given_up_in_time(monkeypatch: pytest.Mo
         assert docker_reachable(0.2) == f"the Docker daemon at {host} did not answer within 0.2 s"
 
 
-ASK = "from pytest_pgdbm.servers.container import docker_reachable; print(docker_reachable())"
+ASK = "from pytest_pgdbm.servers.docker_engine import docker_reachable; print(docker_reachable())"
 
 
 # Asked before, so that everything is loaded that the other user may not read.

@@ -62,15 +62,14 @@ class Keeper:
         if answer is not None:
             _answer(answer)
             _load_what_the_end_needs()
-        self._stay()
+        self._stay(serves=answer is not None and "started" in answer)
 
     def _mind_signals(self) -> None:
-        for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
+        # Not SIG_IGN, which the server would inherit.
+        for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1"):
             if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+                signal.signal(getattr(signal, name), self._on_nudge)
         signal.signal(signal.SIGTERM, self._on_term)
-        if hasattr(signal, "SIGUSR1"):
-            signal.signal(signal.SIGUSR1, self._on_nudge)
 
     def _on_term(self, *_: object) -> None:
         self._asked_to_end = True
@@ -100,13 +99,13 @@ class Keeper:
         except BaseException as error:
             self._answers.put(_failure(error))
 
-    def _stay(self) -> None:
+    def _stay(self, serves: bool) -> None:
         polls = 0
         while self._is_wanted() or not self._ended():
             self._nudge.wait(_POLL)
             self._nudge.clear()
             polls += 1
-            if polls % _LOOK_AT_SERVER == 0:
+            if serves and polls % _LOOK_AT_SERVER == 0:
                 self._look_at_server()
 
     def _is_wanted(self) -> bool:

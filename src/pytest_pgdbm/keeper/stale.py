@@ -9,7 +9,7 @@ from pytest_pgdbm.ground.errors import PgdbmError
 from pytest_pgdbm.ground.records import Process
 from pytest_pgdbm.keeper import folder as folders
 from pytest_pgdbm.keeper import holders
-from pytest_pgdbm.servers.base import recorded
+from pytest_pgdbm.servers.base import end_record, recorded
 from pytest_pgdbm.servers.owned import take_away
 
 _KEEPER = "keeper"
@@ -30,9 +30,10 @@ def keeper_of(folder: Path) -> Process | None:
 
 
 def forget_keeper(folder: Path) -> None:
-    """Ends what `announce_keeper` noted."""
-    (folder / _KEEPER).unlink(missing_ok=True)
+    """Ends what was noted of the keeper and of its server, which are both gone."""
+    end_record(folder)
     (folder / _DIED).unlink(missing_ok=True)
+    (folder / _KEEPER).unlink(missing_ok=True)
 
 
 def note_server_death(folder: Path, why: str) -> None:

@@ -12,71 +12,23 @@ from dataclasses import dataclass
 import asyncpg
 
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
+from pytest_pgdbm.schemas.catalog import BELONGING, IDENTITY
 from pytest_pgdbm.schemas.proof import Proof
 
-SECONDS_TO_LOCK = 5
+SECONDS_TO_LOCK = 5.0
 
-_PROOF = """
+_COMMENTS = """
 select n.nspname as schema, pg_catalog.obj_description(n.oid, 'pg_namespace') as comment
 from pg_catalog.pg_namespace n where n.nspname = any($1)
 """
 
-# Objects of other schemas that depend on an object of these: what CASCADE would take along. Views, defaults, triggers
-# and policies count as their table's. https://www.postgresql.org/docs/current/catalog-pg-depend.html
-_FOREIGN = """
-with going as (select oid from pg_catalog.pg_namespace where nspname = any($1)),
-inside(classid, objid, schema) as (
-    select 'pg_catalog.pg_class'::regclass::oid, oid, relnamespace from pg_catalog.pg_class
-        where relnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_type'::regclass, oid, typnamespace from pg_catalog.pg_type
-        where typnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_proc'::regclass, oid, pronamespace from pg_catalog.pg_proc
-        where pronamespace in (select oid from going)
-    union all select 'pg_catalog.pg_operator'::regclass, oid, oprnamespace from pg_catalog.pg_operator
-        where oprnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_opclass'::regclass, oid, opcnamespace from pg_catalog.pg_opclass
-        where opcnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_collation'::regclass, oid, collnamespace from pg_catalog.pg_collation
-        where collnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_ts_config'::regclass, oid, cfgnamespace from pg_catalog.pg_ts_config
-        where cfgnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_ts_dict'::regclass, oid, dictnamespace from pg_catalog.pg_ts_dict
-        where dictnamespace in (select oid from going)
-    union all select 'pg_catalog.pg_constraint'::regclass, oid, connamespace from pg_catalog.pg_constraint
-        where connamespace in (select oid from going)
-    union all select 'pg_catalog.pg_namespace'::regclass, oid, oid from going
-),
-outside as (
-    select i.schema, d.classid, d.objid, d.objsubid,
-        case d.classid
-            when 'pg_catalog.pg_class'::regclass then
-                (select relnamespace from pg_catalog.pg_class where oid = d.objid)
-            when 'pg_catalog.pg_type'::regclass then
-                (select typnamespace from pg_catalog.pg_type where oid = d.objid)
-            when 'pg_catalog.pg_proc'::regclass then
-                (select pronamespace from pg_catalog.pg_proc where oid = d.objid)
-            when 'pg_catalog.pg_constraint'::regclass then
-                (select connamespace from pg_catalog.pg_constraint where oid = d.objid)
-            when 'pg_catalog.pg_rewrite'::regclass then
-                (select relnamespace from pg_catalog.pg_class c
-                    join pg_catalog.pg_rewrite r on r.ev_class = c.oid where r.oid = d.objid)
-            when 'pg_catalog.pg_attrdef'::regclass then
-                (select relnamespace from pg_catalog.pg_class c
-                    join pg_catalog.pg_attrdef a on a.adrelid = c.oid where a.oid = d.objid)
-            when 'pg_catalog.pg_trigger'::regclass then
-                (select relnamespace from pg_catalog.pg_class c
-                    join pg_catalog.pg_trigger t on t.tgrelid = c.oid where t.oid = d.objid)
-            when 'pg_catalog.pg_policy'::regclass then
-                (select relnamespace from pg_catalog.pg_class c
-                    join pg_catalog.pg_policy p on p.polrelid = c.oid where p.oid = d.objid)
-        end as home
-    from pg_catalog.pg_depend d
-    join inside i on d.refclassid = i.classid and d.refobjid = i.objid
-)
-select distinct n.nspname as schema,
-    pg_catalog.pg_describe_object(o.classid, o.objid, o.objsubid) as object
-from outside o join pg_catalog.pg_namespace n on n.oid = o.schema
-where o.home not in (select oid from going) and o.home <> 'pg_toast'::regnamespace
+_FOREIGN = f"""
+with recursive {BELONGING}
+select distinct n.nspname as schema, identity.type || ' ' || identity.identity as object
+from belonging b
+join pg_catalog.pg_namespace n on n.oid = b.via
+{IDENTITY.format("b")}
+where not b.inside
 order by 1, 2
 """
 
@@ -90,46 +42,57 @@ class Kept:
 
 
 async def drop(
-    connection: asyncpg.Connection, schemas: Sequence[str], proof: Proof
+    connection: asyncpg.Connection,
+    schemas: Sequence[str],
+    proof: Proof,
+    *,
+    seconds: float = SECONDS_TO_LOCK,
 ) -> list[Kept]:
     """Drops these schemas in one transaction; returns those that had to stay.
 
-    Raises asyncpg.LockNotAvailableError if a lock is not had within five seconds; then all of them stand.
+    Raises asyncpg.PostgresError, LockNotAvailableError for one if a lock is not had within `seconds`; then all of
+    them stand.
     """
     async with connection.transaction():
-        await connection.execute(f"set local lock_timeout = '{SECONDS_TO_LOCK}s'")
-        rows = await connection.fetch(_PROOF, list(schemas))
-        proved = [row["schema"] for row in rows if proof.holds(row["schema"], row["comment"])]
-        kept = [Kept(s, "no proof that this run made it") for s in _rest(rows, proved)]
-        kept += await _hung_on(connection, proved)
-        staying = {each.schema for each in kept}
-        going = [schema for schema in proved if schema not in staying]
+        # The plan of the long query is made once: planning takes longer than running it.
+        await connection.execute(
+            f"set local lock_timeout = {seconds * 1000:.0f}; set local plan_cache_mode = force_generic_plan;"
+            " set local client_min_messages = warning"
+        )
+        comments = await connection.fetch(_COMMENTS, list(schemas))
+        proved = [row["schema"] for row in comments if proof.holds(row["schema"], row["comment"])]
+        unproved = [row["schema"] for row in comments if row["schema"] not in proved]
+        hung_on = await _hung_on(connection, proved)
+        going = [schema for schema in proved if schema not in {kept.schema for kept in hung_on}]
         if going:
-            names = ", ".join(quote_ident(schema) for schema in going)
-            await connection.execute(f"set local client_min_messages = warning; drop schema {names} cascade")
-        for each in kept:
-            if each.schema in proved:
-                await _mark(connection, each)
-    return kept
+            await connection.execute(f"drop schema {', '.join(map(quote_ident, going))} cascade")
+        await mark(connection, hung_on)
+    return [Kept(schema, "no proof that this run made it") for schema in unproved] + hung_on
 
 
-def _rest(rows: Sequence[asyncpg.Record], proved: Sequence[str]) -> list[str]:
-    return [row["schema"] for row in rows if row["schema"] not in proved]
+async def mark(connection: asyncpg.Connection, kept: Sequence[Kept]) -> None:
+    """Notes on each schema why it was kept, after what its comment says already."""
+    for each in kept:
+        said = await connection.fetchval(
+            "select pg_catalog.obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace where nspname = $1",
+            each.schema,
+        )
+        text = quote_literal(f"{said}; kept: {each.why}")
+        await connection.execute(f"comment on schema {quote_ident(each.schema)} is {text}")
 
 
 async def _hung_on(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Kept]:
+    """Which of these schemas must stay. Once one stays, another may have to that it depends on."""
     foreign: dict[str, list[str]] = {}
-    for row in await connection.fetch(_FOREIGN, list(schemas)):
-        foreign.setdefault(row["schema"], []).append(row["object"])
+    going = list(schemas)
+    while going:
+        found = await connection.fetch(_FOREIGN, going)
+        for row in found:
+            foreign.setdefault(row["schema"], []).append(row["object"])
+        if not found:
+            break
+        going = [schema for schema in going if schema not in foreign]
     return [
         Kept(schema, "what the plugin did not make depends on it: " + ", ".join(objects))
         for schema, objects in foreign.items()
     ]
-
-
-async def _mark(connection: asyncpg.Connection, kept: Kept) -> None:
-    said = await connection.fetchval(
-        "select pg_catalog.obj_description(to_regnamespace($1), 'pg_namespace')", quote_ident(kept.schema)
-    )
-    text = quote_literal(f"{said}; kept: {kept.why}")
-    await connection.execute(f"comment on schema {quote_ident(kept.schema)} is {text}")

@@ -7,37 +7,70 @@ from dataclasses import dataclass
 
 import asyncpg
 
-# One test's statements are over when its schemas are given back, so whoever holds a lock there was left behind.
+# A transaction that was prepared has a lock and no process: https://www.postgresql.org/docs/current/view-pg-locks.html
 _HOLDERS = """
-select a.pid, coalesce(a.application_name, '') as application, coalesce(a.state, '') as state,
-    coalesce(a.query, '') as query
-from pg_catalog.pg_stat_activity a
-where a.pid <> pg_backend_pid() and a.pid in (
-    select l.pid from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
+with held as (
+    select l.pid, l.virtualtransaction,
+        bool_or(n.nspname = any($1)) as here,
+        bool_or(n.nspname <> all($1) and n.nspname !~ '^(pg_|pgdbm_|information_schema$)') as elsewhere
+    from pg_catalog.pg_locks l
+    join pg_catalog.pg_class c on c.oid = l.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-        and n.nspname = any($1) and l.granted
-) and a.backend_type = 'client backend' and pg_catalog.pg_has_role(session_user, a.usesysid, 'member')
+    where l.granted and l.pid is distinct from pg_backend_pid()
+        and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
+    group by 1, 2
+)
+select coalesce(h.pid, 0) as pid, coalesce(a.application_name, '') as application,
+    coalesce(a.usename, '') as role,
+    case when h.pid is null then 'prepared transaction' else coalesce(a.state, '') end as state,
+    coalesce(a.query, '') as query,
+    coalesce(
+        a.backend_type = 'client backend' and pg_catalog.pg_has_role(session_user, a.usesysid, 'member')
+            and (a.application_name = $2 or not h.elsewhere),
+        false
+    ) as left_behind
+from held h left join pg_catalog.pg_stat_activity a on a.pid = h.pid
+where h.here
+order by 1
 """
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A connection that held a lock: its server process, what it calls itself, its state and last query."""
+    """A connection that held a lock: its server process, what it calls itself, its role, state and last query.
+
+    `left_behind` tells one that a test left behind from somebody else's. One test's statements are over when its
+    schemas are given back, so what holds locks on them alone was left behind; what holds others too, as a backup of
+    the whole database does, is not the test's.
+    """
 
     pid: int
     application: str
+    role: str
     state: str
     query: str
+    left_behind: bool
+
+    def __str__(self) -> str:
+        """Who it is, in a message."""
+        if not self.pid:
+            return "a prepared transaction"
+        return f"server process {self.pid} ({self.application!r} of role {self.role!r}, {self.state})"
 
 
-async def end_holders(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Holder]:
-    """Ends the connections that hold locks on relations of these schemas; returns who they were."""
-    holders = [Holder(**row) for row in await connection.fetch(_HOLDERS, list(schemas))]
-    if holders:
-        pids = [holder.pid for holder in holders]
+async def find_holders(
+    connection: asyncpg.Connection, schemas: Sequence[str], pool_application: str
+) -> list[Holder]:
+    """Those who hold a lock on a relation of these schemas. The run's pool calls itself `pool_application`."""
+    rows = await connection.fetch(_HOLDERS, list(schemas), pool_application)
+    return [Holder(**row) for row in rows]
+
+
+async def end_left_behind(connection: asyncpg.Connection, holders: Sequence[Holder]) -> list[Holder]:
+    """Ends the connections that tests left behind; returns which those were."""
+    ended = [holder for holder in holders if holder.left_behind]
+    if ended:
+        pids = [holder.pid for holder in ended]
         # Waits, bounded, until each is gone (PostgreSQL 14): https://www.postgresql.org/docs/current/functions-admin.html
-        await connection.execute(
-            "select pg_terminate_backend(pid, 5000) from unnest($1::int[]) pid", pids
-        )
-    return holders
+        await connection.execute("select pg_terminate_backend(pid, 5000) from unnest($1::int[]) pid", pids)
+    return ended

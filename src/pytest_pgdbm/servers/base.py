@@ -110,6 +110,11 @@ def new_record(folder: Path) -> None:
     os.close(os.open(folder / _PLACES, os.O_WRONLY | os.O_CREAT, 0o600))
 
 
+def end_record(folder: Path) -> None:
+    """Removes the record: nothing is left of what it named."""
+    (folder / _PLACES).unlink(missing_ok=True)
+
+
 def _place(line: str) -> Place | None:
     try:
         return Place(**json.loads(line))
