@@ -79,10 +79,10 @@ def _server() -> Iterator[str]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout is not None
         try:
-            told = [line for line in iter(holder.stdout.readline, "") if line.startswith("url=")][:1] or [""]
-            yield told[0].removeprefix("url=").strip()
+            yield next(line for line in holder.stdout if line.startswith("url=")).removeprefix("url=").strip()
         finally:
             holder.stdin.close()
             holder.stdout.read()

@@ -229,7 +229,8 @@ def test_anyio_with_and_without_pytest_asyncio(
     without = "[pytest]\nfilterwarnings = error\naddopts = -p no:cacheprovider -p no:asyncio\n"
     if asyncio_plugin == "no:asyncio":
         loops.write("pytest.ini", without)
-    result = loops.run("-o", "asyncio_mode=strict", test=ANYIO) if asyncio_plugin == "asyncio" else loops.run(test=ANYIO)
+    arguments = [] if asyncio_plugin == "no:asyncio" else ["-o", "asyncio_mode=strict"]
+    result = loops.run(*arguments, test=ANYIO)
     result.assert_outcomes(passed=3)
     assert_nothing_left()
 
@@ -254,6 +255,181 @@ def test_under_trio_the_error_says_that_asyncio_is_needed(loops: Project) -> Non
         """,
     )  # fmt: skip
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines_random(
-        ["E *pgdbm and asyncpg need a running asyncio event loop*choose the asyncio backend (trio cannot be used)*"] * 2
+    error = (
+        "RuntimeError: pgdbm and asyncpg need a running asyncio event loop, and there is none here. Under anyio, choose"
+        " the asyncio backend (trio cannot be used); in a synchronous test, go through the application, or"
+        " asyncio.run()"
     )
+    assert sum(error in line for line in result.outlines) == 2
+
+
+APPLICATIONS = """
+import asyncio
+import contextlib
+import threading
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+from help import ADD, COUNT, assert_no_connection, check, fill
+from pgdbm import AsyncDatabaseManager
+
+def application(pool):
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        app.state.users = None
+        yield
+        await pool.close()
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/users/{email}")
+    async def add(email: str, request: Request):
+        return await request.app.state.users.fetch_value(ADD, email)
+
+    @app.get("/twice")
+    async def twice():
+        async with pool.acquire() as one, pool.acquire() as other:
+            return one.get_server_pid() != other.get_server_pid()
+
+    return app
+
+@pytest.fixture(scope="session")
+def app(pgdbm_pool):
+    return application(pgdbm_pool)
+
+@pytest.fixture
+def client(app, users_db):
+    with TestClient(app) as client:
+        app.state.users = users_db
+        yield client
+
+@pytest.mark.parametrize("time", range(3))
+def test_a_session_wide_application_on_a_schema_of_each_test(client, users_db, time):
+    assert client.post("/users/a@example.org").json() == 1
+    assert client.post("/users/b@example.org").json() == 2
+    assert client.get("/twice").json() is True
+    assert asyncio.run(users_db.fetch_value(COUNT)) == 2
+
+def test_no_connection_after_the_portals_loop(pgdbm_url):
+    assert_no_connection(pgdbm_url)
+
+async def test_a_client_without_lifespan_in_an_asynchronous_test(app, users_db, pgdbm_pool):
+    app.state.users = AsyncDatabaseManager(pool=pgdbm_pool, schema=users_db.schema)
+    client = TestClient(app)
+    assert await asyncio.to_thread(lambda: client.post("/users/a@example.org").json()) == 1
+    assert await users_db.fetch_value(COUNT) == 1
+
+def test_several_clients_at_once(pgdbm_pool, users_db, orders_db):
+    apps = [application(pgdbm_pool) for _ in range(4)]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(TestClient(app)) for app in apps]
+        for app in apps:
+            app.state.users = users_db
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(each.post, f"/users/{i}@example.org") for i, each in enumerate(clients * 5)]
+            assert sorted(call.result().json() for call in calls) == list(range(1, 21))
+
+def test_threads_with_loops_of_their_own(users_db):
+    errors = []
+
+    def work(number):
+        try:
+            for step in range(3):
+                asyncio.run(users_db.execute(ADD, f"{number}.{step}@example.org"))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert asyncio.run(users_db.fetch_value(COUNT)) == 9
+
+async def test_a_thread_beside_the_tests_own_loop(users_db):
+    await check(users_db)
+    assert await asyncio.to_thread(lambda: asyncio.run(users_db.fetch_value(COUNT))) == 1
+
+def test_the_factory_without_a_loop(pgdbm_db):
+    users, orders = pgdbm_db("users", "orders").get()
+    assert pgdbm_db("users").get() is users
+    assert pgdbm_db("users", fresh=True).get() is not users
+    asyncio.run(check(users))
+
+async def test_the_factory_from_many_tasks(pgdbm_db):
+    asked = [pgdbm_db(name) for name in ["users", "orders"] * 4]
+    managers = await asyncio.gather(*asked, *(asyncio.to_thread(pgdbm_db("users").get) for _ in range(3)))
+    users = await pgdbm_db("users")
+    assert set(managers) == {users, await pgdbm_db("orders")}
+    await check(users)
+
+async def test_the_factory_blocks_nobody(pgdbm_db):
+    turns = 0
+
+    async def turn():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(turn())
+    await pgdbm_db("users")
+    task.cancel()
+    assert turns > 10
+
+class TestIsolated(unittest.IsolatedAsyncioTestCase):
+    @pytest.fixture(autouse=True)
+    def databases(self, users_db, pgdbm_db):
+        self.users, self.pgdbm_db = users_db, pgdbm_db
+
+    async def asyncSetUp(self):
+        await check(self.users)
+
+    async def test_manager(self):
+        assert await self.users.fetch_value(COUNT) == 1
+
+    async def test_factory(self):
+        assert await self.pgdbm_db("users") is self.users
+
+@pytest.fixture
+def plain_loop():
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+@pytest.mark.parametrize("time", range(2))
+def test_a_plain_loop(plain_loop, users_db, time):
+    plain_loop.run_until_complete(check(users_db))
+    plain_loop.run_until_complete(fill(users_db.pool))
+
+async def test_a_plain_loop_that_is_closed_inside_of_another(users_db):
+    loop = asyncio.new_event_loop()
+    await asyncio.to_thread(loop.run_until_complete, check(users_db))
+    loop.close()
+
+def test_no_connection_after_plain_loops(pgdbm_url):
+    assert_no_connection(pgdbm_url)
+
+forgotten = asyncio.new_event_loop()
+
+def test_a_loop_that_nobody_closes(users_db):
+    forgotten.run_until_complete(check(users_db))
+
+serving = asyncio.new_event_loop()
+threading.Thread(target=serving.run_forever, daemon=True).start()
+
+def test_a_loop_that_runs_for_ever(users_db):
+    asyncio.run_coroutine_threadsafe(check(users_db), serving).result(5)
+"""
+
+
+def test_applications_threads_and_loops_of_the_users_own(
+    loops: Project, assert_nothing_left: Callable[[], None]
+) -> None:
+    result = loops.run_apart(test=APPLICATIONS)
+    result.assert_outcomes(passed=19)
+    assert_nothing_left()

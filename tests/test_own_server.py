@@ -40,7 +40,7 @@ def test_tests_and_migrations_run_as_an_ordinary_role_that_owns_what_it_makes(ow
             count = "select count(*) from {{tables.notes}}"
             async with notes.acquire() as connection:
                 assert await connection.fetchval(notes.prepare_query(count)) == 0
-                await connection.execute("set app.reader = 'ANN'")
+                await connection.execute("set app.reader = 'ann'")
                 assert await connection.fetchval(notes.prepare_query(count)) == 1
 
         async def test_tcp_asks_for_the_password(pgdbm_server):

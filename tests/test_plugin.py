@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -413,3 +415,30 @@ def test_the_plugin_can_be_switched_off(project: Project) -> None:
     project.url = None
     project.write("conftest.py", "")
     project.run("-p", "no:pgdbm", test="def test(): pass").assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(shutil.which("psql") is None, reason="needs psql, a client of PostgreSQL")
+def test_a_breakpoint_shows_how_to_look_into_the_database(own_server_project: Project) -> None:
+    own_server_project.write("test_it.py", "async def test_it(users_db):\n    breakpoint()\n")
+    child = own_server_project.pytester.spawn_pytest("")
+    child.expect(r"pgdbm: (PGPASSFILE=\S+ PGOPTIONS='-c search_path=\S+' psql -h 127.0.0.1 -p \d+ -U pgdbm pgdbm_\w+)")
+    command = child.match.group(1).decode()
+    child.expect("(Pdb)")
+    shown = subprocess.run(
+        f"{command} -Atc 'select count(*) from users'", shell=True, capture_output=True, text=True, check=False
+    )
+    assert shown.stdout.strip() == "0", shown.stderr
+    child.sendline("c")
+    child.expect("1 passed")
+    child.wait()
+
+
+def test_with_pdb_the_pool_has_no_time_limits(project: Project) -> None:
+    project.run(
+        "--pdb",
+        test="""
+        async def test_it(users_db):
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"):
+                assert await users_db.fetch_value(f"show {name}") == "0"
+        """,
+    ).assert_outcomes(passed=1)

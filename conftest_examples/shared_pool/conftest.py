@@ -12,5 +12,7 @@ async def load_payments(db: Database) -> None:
 
 
 users_db = pgdbm_db("users", seed="seeds/users.sql")
-orders_db = pgdbm_db("orders", seed={"orders": [{"user_id": 1}], "items": [{"order_id": 1, "name": "gear", "price": 4}]})
+orders_db = pgdbm_db(
+    "orders", seed={"orders": [{"user_id": 1}], "items": [{"order_id": 1, "name": "gear", "price": 4}]}
+)
 payments_db = pgdbm_db("payments", seed=load_payments)

@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[FOUND] = from_ini(config.getini("pgdbm_services"), _ini_dir(config))
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
+    config.stash[SESSION].debugged = bool(config.option.usepdb or config.option.trace)
     config.stash[_KEPT], config.stash[_WORKERS] = [], []
     from pytest_pgdbm import fixtures
 
@@ -101,6 +102,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     _settle(config, None)
     if hasattr(config, "workeroutput"):
         config.workeroutput["pgdbm"] = {"failure": config.stash[SESSION].failure, "kept": config.stash[_KEPT]}
+
+
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Where a test stands still, how to look into its database."""
+    command = config.stash[SESSION].psql()
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if command and reporter:
+        reporter.write_line(f"pgdbm: {command}")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pytest_pgdbm.connections import quiet
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import PgdbmError, ServerGone, SharedFailure
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 SECONDS_FOR_A_SERVER = 300.0
 """How long a process waits for another one that starts the run's server; pulling an image takes its time."""
 
+_UNTIMED: Mapping[str, Any] = {
+    "statement_timeout_ms": None,
+    "idle_in_transaction_session_timeout_ms": None,
+    "lock_timeout_ms": None,
+    "command_timeout": 86400.0,
+}
+
 MOST_IN_POOL = 10
 FEWEST_IN_POOL = 2
 
@@ -39,7 +47,8 @@ class Session:
     """What one process of a run has of the plugin. Nothing is started until it is asked for.
 
     `pool_options` are what the application gives its pool; `needed_extensions` tells which extensions the tests will
-    need, as far as that is known: it decides which installation is taken. `failure` is why there is no server.
+    need, as far as that is known: it decides which installation is taken. `debugged` takes the time limits from the pool,
+    since a person may look at a test that stands still. `failure` is why there is no server.
     """
 
     def __init__(self, settings: Settings, run: Run) -> None:
@@ -47,9 +56,10 @@ class Session:
         self.run = run
         self.pool_options: Mapping[str, Any] = {}
         self.needed_extensions: Callable[[], Collection[str]] = tuple
+        self.debugged = False
         self.failure: str | None = None
         self._turn = threading.Lock()
-        self._closers: list[Callable[[], None]] = []
+        self._closers: list[Callable[[], None]] = [quiet.install()]
 
     @cached_property
     def server(self) -> PgdbmServer:
@@ -89,6 +99,14 @@ class Session:
         with self._turn:
             _ = self._leases
 
+    def psql(self) -> str | None:
+        """The `psql` command for the schemas that are leased now; None if there are none."""
+        if "_leases" not in self.__dict__ or not self._leases.schemas:
+            return None
+        from pytest_pgdbm.connections import psql
+
+        return psql.command(self._get_endpoint(), self._database, self.run.folder, self._leases.schemas)
+
     def revoke(self, tenant: Tenant) -> None:
         """Ends a tenant's term; `settle` then drops its sets."""
         if "_leases" in self.__dict__:
@@ -104,10 +122,8 @@ class Session:
     @cached_property
     def loop(self) -> PrivateLoop:
         """The private loop."""
-        from pytest_pgdbm.connections import quiet
         from pytest_pgdbm.connections.loop import PrivateLoop
 
-        self._closers.append(quiet.install())
         loop = PrivateLoop()
         self._closers.append(loop.close)
         return loop
@@ -128,7 +144,7 @@ class Session:
             application_name=names.application_name(run=self.run.id, worker=self.run.worker, part="pool"),
             path=self._path,
             size=pool_size(endpoint, self.run.workers),
-            options=self.pool_options,
+            options={**(_UNTIMED if self.debugged else {}), **self.pool_options},
         )
 
     @cached_property
@@ -176,7 +192,8 @@ class Session:
     def _get_endpoint(self) -> Endpoint:
         if self.failure is None:
             try:
-                return self._endpoint
+                with quiet.quietly():
+                    return self._endpoint
             except SharedFailure as error:
                 self.failure = str(error)
             except PgdbmError as error:

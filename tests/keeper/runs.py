@@ -32,6 +32,13 @@ def wait_until(is_so, seconds=BOUND):
         time.sleep(0.02)
 
 
+def stays(process_of, run, seconds=0.4):
+    """Whether the run keeps this process for so long: a few looks of the keeper at its holders."""
+    first = process_of(run)
+    time.sleep(seconds)
+    return process_of(run) == first
+
+
 def wait_until_gone(run, seconds=BOUND):
     until = time.monotonic() + seconds
     while left := left_of(run):
@@ -133,10 +140,12 @@ def left_of(run):
 
 
 def keeper_of(run):
+    """The keeper's process; raises StopIteration if there is none."""
     return next(p for p in psutil.process_iter() if f"pytest-pgdbm keeper {run.id}" in _words(p))
 
 
 def postmaster_of(run):
+    """The server's main process; raises StopIteration if there is none."""
     return next(p for p in psutil.process_iter() if _is_of(run, p) and "/bin/postgres -D" in _words(p))
 
 

@@ -16,6 +16,7 @@ from keeper.runs import (
     keeper_of,
     left_of,
     postmaster_of,
+    stays,
     wait_until,
     wait_until_gone,
 )
@@ -47,6 +48,21 @@ def test_when_the_only_holder_is_killed_while_the_server_starts_everything_goes(
         wait_until_gone(run)
 
 
+def test_when_nobody_hears_the_keepers_answer_everything_goes(tmp_path):
+    """Its only holder stands still while the server starts, and is killed then."""
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join")
+        actor.tell("start")
+        wait_until(lambda: any("initdb" in words for words in left_of(run)))
+        os.kill(keeper_of(run).pid, signal.SIGSTOP)
+        # The keeper looks at its holders again only when the server is there.
+        wait_until(lambda: not any("initdb" in words for words in left_of(run)))
+        actor.kill()
+        os.kill(keeper_of(run).pid, signal.SIGCONT)
+        wait_until_gone(run)
+
+
 def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_server(tmp_path):
     run = a_run(tmp_path)
     with actors(ActorProcess(run)) as (actor,):
@@ -65,7 +81,7 @@ def test_when_the_keeper_is_killed_the_server_stays_and_the_last_to_leave_clears
         two("join", "start")
         keeper_of(run).kill()
         one("leave")
-        assert postmaster_of(run).is_running()
+        assert stays(postmaster_of, run)
         two("leave")
         assert left_of(run) == []
 

@@ -241,12 +241,16 @@ def test_a_folder_with_a_strange_name_will_do(open_folder):
 
 
 @needs_root()
-def test_as_root_without_a_user_postgres_it_runs_as_nobody(open_folder):
+def test_as_root_without_a_user_postgres_it_runs_as_nobody_and_in_no_group_of_roots(open_folder):
     run = a_run(open_folder)
-    with actors(ActorProcess(run, prefix=without_users(open_folder, "postgres"))) as (actor,):
+    prefix = ("setpriv", "--groups", "0,1,2", *without_users(open_folder, "postgres"))
+    with actors(ActorProcess(run, prefix=prefix)) as (actor,):
         started = actor("join", "start")
         assert ask(started, actor.job.admin) == 1
-        assert postmaster_of(run).uids().effective == pwd.getpwnam("nobody").pw_uid
+        server, nobody = postmaster_of(run), pwd.getpwnam("nobody")
+        assert set(server.uids()) == {nobody.pw_uid}
+        assert set(server.gids()) == {nobody.pw_gid}
+        assert "\nGroups:\t \n" in Path(f"/proc/{server.pid}/status").read_text()
 
 
 @needs_root()

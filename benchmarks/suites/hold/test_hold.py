@@ -4,5 +4,5 @@ import sys
 
 
 def test_hold(pgdbm_server):
-    print(f"\nurl={str(pgdbm_server.url)}", flush=True)
+    print(f"\nurl={pgdbm_server.url!s}", flush=True)
     sys.stdin.read()

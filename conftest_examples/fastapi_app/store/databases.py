@@ -18,9 +18,7 @@ Databases = dict[str, AsyncDatabaseManager]
 @asynccontextmanager
 async def connect() -> AsyncIterator[Databases]:
     """The managers of all services on one shared pool, as in production."""
-    config = DatabaseConfig(
-        connection_string=os.environ["DATABASE_URL"], shared_pool_search_path="pg_catalog, public"
-    )
+    config = DatabaseConfig(connection_string=os.environ["DATABASE_URL"], shared_pool_search_path="pg_catalog, public")
     pool = await AsyncDatabaseManager.create_shared_pool(config)
     try:
         yield {name: AsyncDatabaseManager(pool=pool, schema=name) for name in ("users", "orders")}

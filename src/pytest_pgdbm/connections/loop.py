@@ -19,6 +19,20 @@ SECONDS_TO_UNDO = 10.0
 """How long a caller that was interrupted waits for its work to be undone."""
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The running asyncio loop.
+
+    Raises RuntimeError where there is none: outside of any loop, and under trio, which asyncpg does not know.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "pgdbm and asyncpg need a running asyncio event loop, and there is none here. Under anyio, choose the "
+            "asyncio backend (trio cannot be used); in a synchronous test, go through the application, or asyncio.run()"
+        ) from None
+
+
 class PrivateLoop:
     """Runs coroutines on its own thread; `run` blocks for the result, `wait` awaits it in the caller's loop."""
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from pytest_pgdbm.connections.backends import Activity
+from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool
 from pytest_pgdbm.connections.places import Place, caller
 
@@ -250,20 +251,6 @@ class _Acquire:
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._pool._take(self._timeout, self._owner, self._place).__await__()
-
-
-def running_loop() -> asyncio.AbstractEventLoop:
-    """The running asyncio loop.
-
-    Raises RuntimeError where there is none: outside of any loop, and under trio, which asyncpg does not know.
-    """
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            "pgdbm and asyncpg need a running asyncio event loop, and there is none here. Under anyio, choose the "
-            "asyncio backend (trio cannot be used); in a synchronous test, go through the application, or asyncio.run()"
-        ) from None
 
 
 def _is_closed(connection: Any) -> bool:

@@ -5,6 +5,7 @@ It runs alone (see `launch`), imports little, and answers with one line of JSON 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -55,6 +56,16 @@ class Keeper:
     def keep(self) -> None:
         """Starts the server, answers, and stays until the end, for the folder if there is no server."""
         self._mind_signals()
+        serves = False
+        try:
+            serves = self._serve()
+        except Exception:
+            # Whatever it was, the end is the same.
+            traceback.print_exc()
+        self._stay(serves)
+
+    def _serve(self) -> bool:
+        """Whether there is a server now."""
         # From here on a kill leaves no gap: the record is there before anything that it will name.
         new_record(self._folder)
         stale.announce_keeper(self._folder)
@@ -62,7 +73,7 @@ class Keeper:
         if answer is not None:
             _answer(answer)
             _load_what_the_end_needs()
-        self._stay(serves=answer is not None and "started" in answer)
+        return answer is not None and "started" in answer
 
     def _mind_signals(self) -> None:
         # Not SIG_IGN, which the server would inherit.
@@ -154,7 +165,9 @@ def _failure(error: BaseException) -> dict[str, Any]:
 
 
 def _answer(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)
+    # Who asked may have been killed by now.
+    with contextlib.suppress(OSError):
+        print(json.dumps(answer), flush=True)
     # Whoever reads the answer sees its end, though this process lives on.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
 from pytest_pgdbm.leasing.resolver import Asked, Resolver
 from pytest_pgdbm.services.declarations import Declaration
@@ -49,6 +50,7 @@ class Lease(Generic[T_co]):
 
     async def _wait(self) -> T_co:
         __tracebackhide__ = True
+        running_loop()
         try:
             # Starting a server takes a second; the test's loop has other tasks to run.
             await asyncio.to_thread(self._factory.begin)

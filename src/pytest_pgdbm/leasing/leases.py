@@ -71,6 +71,11 @@ class Leases:
                 tenant.sets[(*plan.key, len(tenant.sets)) if fresh else plan.key] = leased
             return leased.managers
 
+    @property
+    def schemas(self) -> tuple[str, ...]:
+        """The schemas that are leased now."""
+        return tuple(self._names.values())
+
     def revoke(self, tenant: Tenant) -> None:
         """Ends the tenant's term: its managers refuse from now on, its sets wait for `settle`."""
         tenant.term.ended = True

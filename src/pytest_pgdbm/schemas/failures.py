@@ -2,76 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import re
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-from pgdbm.errors import MigrationError
 
 from pytest_pgdbm.ground.masks import masked
-from pytest_pgdbm.services.files import SqlFile
+from pytest_pgdbm.schemas.watched import Spot
+from pytest_pgdbm.sql.lexer import Statement, statements, tokens
 from pytest_pgdbm.sql.lexer import line_of as line_at
-from pytest_pgdbm.sql.lexer import statements
+
+_IN_DO_BLOCK = re.compile(r"inline_code_block line (\d+)")
 
 
-def file_of(
-    error: Exception, result: Mapping[str, Any] | None, files: Sequence[SqlFile]
-) -> SqlFile | None:
-    """The migration file that failed, by what pgdbm says: 0.5 in the error's details, 0.4 in its result."""
-    name = None
-    if isinstance(error, MigrationError):
-        name = error.details.get("migration_file")
-    if name is None and result is not None:
-        name = result.get("failed_migration") or result.get("failed")
-    return next((file for file in files if file.name == name), None)
+async def line_of(connection: asyncpg.Connection, spot: Spot, error: BaseException | None) -> int | None:
+    """The line of the file that failed, 1-based; None if that cannot be told.
 
-
-async def line_of(
-    connection: asyncpg.Connection,
-    text: str,
-    last: str,
-    error: asyncpg.PostgresError | None,
-) -> int | None:
-    """The line of `text` that failed, 1-based; None if that cannot be told.
-
-    `last` is the statement that was sent last. The server gives a position for what it could not parse or find. For
-    the rest the statements are played again one by one, in a transaction that is rolled back.
+    The server gives a position for what it could not parse or find. For the rest the statements of the file are
+    played again one by one, in a transaction that is rolled back.
     """
-    start = text.find(last) if last else -1
-    if error is None or start < 0:
+    if not spot.statement or not isinstance(error, asyncpg.PostgresError):
         return None
     position = getattr(error, "position", None)
     if position:
-        return line_at(text, start + int(position) - 1)
-    if last != text:  # one statement of a file without transaction
-        return line_at(text, start)
-    return await _replayed(connection, text)
+        return line_at(spot.text, spot.start + int(position) - 1)
+    if spot.statement == spot.text:
+        return await _replayed(connection, spot.text, error)
+    alone = statements(spot.statement)
+    return line_at(spot.text, spot.start) + _line_inside(alone[0], error) - 1 if alone else None
 
 
-async def _replayed(connection: asyncpg.Connection, text: str) -> int | None:
+async def _replayed(
+    connection: asyncpg.Connection, text: str, expected: asyncpg.PostgresError
+) -> int | None:
     if connection.is_closed():
         return None
-    if connection.is_in_transaction():
-        await connection.execute("rollback")
-    await connection.execute("begin")
+    # Not asyncpg's transaction: a statement of the file may end it.
+    await connection.execute("rollback; begin" if connection.is_in_transaction() else "begin")
     try:
         for statement in statements(text):
             try:
                 await connection.execute(statement.text)
-            except asyncpg.PostgresError:
-                return statement.line
+            except asyncpg.PostgresError as error:
+                return _line_inside(statement, error) if error.sqlstate == expected.sqlstate else None
     finally:
-        await connection.execute("rollback")
+        if connection.is_in_transaction():
+            await connection.execute("rollback")
     return None
 
 
-def migration(service: str, file: SqlFile | None, line: int | None, error: Exception) -> str:
-    """The whole message for a migration that failed."""
-    return f"a migration of service {service!r} failed\n{_where(file.path if file else None, line)}{_said(error)}"
+def _line_inside(statement: Statement, error: asyncpg.PostgresError) -> int:
+    """The line of the statement; in a DO block, the line that the server counts in its body."""
+    block = _IN_DO_BLOCK.search(getattr(error, "context", None) or "")
+    body = next((token for token in tokens(statement.text) if token.kind == "dollar"), None)
+    if block is None or body is None:
+        return statement.line
+    # PL/pgSQL counts from the line of the opening quotes.
+    return statement.line + line_at(statement.text, body.start) - 1 + int(block[1]) - 1
 
 
-def seed(service: str, path: Path | None, line: int | None, error: Exception, what: str = "") -> str:
+def migration(
+    service: str, path: Path | None, line: int | None, error: BaseException, timeout: float | None
+) -> str:
+    """The whole message for a migration that failed; `timeout` is how many seconds it was given."""
+    head = f"a migration of service {service!r} failed\n{_where(path, line)}"
+    if isinstance(error, asyncio.TimeoutError):
+        return f"{head}  it took longer than the {timeout:g} seconds that pgdbm_migration_timeout gives a migration"
+    return head + _said(error)
+
+
+def seed(service: str, path: Path | None, line: int | None, error: BaseException, what: str = "") -> str:
     """The whole message for a seed that failed."""
     return f"a seed of service {service!r} failed{what}\n{_where(path, line)}{_said(error)}"
 
@@ -82,6 +83,11 @@ def _where(path: Path | None, line: int | None) -> str:
     return f"  {path}" + (f", line {line}" if line else "") + "\n"
 
 
-def _said(error: Exception) -> str:
-    kind = "the server says" if isinstance(error, asyncpg.PostgresError) else type(error).__name__
-    return f"  {kind}: " + masked(str(error)).replace("\n", "\n    ")
+def _said(error: BaseException) -> str:
+    said = str(error)
+    kind = type(error).__name__
+    if isinstance(error, asyncpg.PostgresError):
+        kind = "the server says"
+        context = getattr(error, "context", None)
+        said += f"\nCONTEXT:  {context}" if context else ""
+    return f"  {kind}: " + masked(said).replace("\n", "\n    ")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
@@ -22,13 +23,21 @@ from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.ground.records import Endpoint, Run
-from pytest_pgdbm.schemas import extensions, reach
-from pytest_pgdbm.schemas.build import Builder, build
-from pytest_pgdbm.schemas.drop import Kept, drop
-from pytest_pgdbm.schemas.holders import Holder, end_holders
+from pytest_pgdbm.schemas import extensions
+from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
+from pytest_pgdbm.schemas.drop import Kept, drop, mark
+from pytest_pgdbm.schemas.holders import Holder, end_left_behind, find_holders
 from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.reach import Reach
 from pytest_pgdbm.schemas.seeds import sow
+from pytest_pgdbm.schemas.watched import Builder
+
+SECONDS_TO_TRY = 0.2
+"""How long a drop waits for a lock before it is looked who has it."""
+
+SECONDS_TO_UNDO = 10.0
+"""How long the end of the process waits for builds that are being undone."""
 
 
 class Home:
@@ -49,13 +58,12 @@ class Home:
         self._endpoint = endpoint
         self._run = run
         self._pool = pool
-        self._path = path
-        self._timeout = timeout
+        self._manner = Manner(Proof(run.id), path, timeout)
         self._extensions = frozenset(extensions)
-        self._proof = Proof(run.id)
         self._numbers = itertools.count(1)
         self._checked: set[tuple[object, ...]] = set()
         self._made: set[str] = set()
+        self._working: set[asyncio.Task[Any]] = set()
         application = names.application_name(run=run.id, worker=run.worker, part="admin")
         self._admin = Admin(endpoint, database, application_name=application, path=pinned)
         self.dsn = endpoint.url or endpoint.tcp_url(database, endpoint.login)
@@ -65,17 +73,18 @@ class Home:
 
         Raises BuildError, or whatever interrupts it; then nothing is left.
         """
-        await self._make_extensions(plan)
         schemas = {name: self._new_name(name) for name in plan.names}
         term = Term("the seeds of " + ", ".join(plan.names))
-        try:
-            await self._build(plan, schemas, others, term)
-        except BaseException:
-            await asyncio.shield(self._undo(schemas))
-            raise
-        finally:
-            term.ended = True
-            await self._pool.close()
+        with self._at_work():
+            try:
+                await self._make_extensions(plan)
+                await self._build(plan, schemas, others, term)
+            except BaseException as error:
+                await asyncio.shield(self._begin_undo(list(schemas.values()), error))
+                raise
+            finally:
+                term.ended = True
+                await self._pool.close()
         return BuiltSet(plan, schemas)
 
     def managers(
@@ -89,7 +98,7 @@ class Home:
 
         `names` are what its SQL can speak of; `path` is its search path where that is not the run's.
         """
-        chosen, always = (self._path, False) if path is None else (path, True)
+        chosen, always = (self._manner.path, False) if path is None else (path, True)
         managers: dict[str, Database] = {}
         for service, schema in built.schemas.items():
             managers[service] = Database(
@@ -109,19 +118,16 @@ class Home:
 
         A connection that still holds a lock on one of the schemas would have the drop wait for it.
         """
-        schemas = [schema for each in sets for schema in each.schemas.values()]
+        schemas = [list(each.schemas.values()) for each in sets]
         if not schemas:
             return [], []
         async with self._admin.administrator() as connection:
-            holders = await end_holders(connection, schemas)
-            try:
-                return await drop(connection, schemas, self._proof), holders
-            except asyncpg.LockNotAvailableError as error:
-                why = f"its lock was not to be had: {error.args[0]}"
-                return [Kept(schema, why) for schema in schemas], holders
+            return await self._drop(connection, schemas)
 
     async def close(self) -> None:
-        """Closes the connection. What was built and not dropped stays."""
+        """Closes the connection, after what is being undone. What was built and not dropped stays."""
+        if self._working:
+            await asyncio.wait(self._working, timeout=SECONDS_TO_UNDO)
         await self._admin.close()
 
     async def _build(
@@ -132,19 +138,15 @@ class Home:
         async def seed(member: Member, builder: Builder) -> None:
             await sow(builder, member.name, member.service.seeds, databases[member.name])
 
+        first = plan.key not in self._checked
         async with self._admin.tester() as connection:
-            transactions = await build(
-                connection,
-                plan,
-                schemas,
-                proof=self._proof,
-                path=self._path,
-                timeout=self._timeout,
-                seed=seed,
-            )
-            if plan.key not in self._checked:
-                await reach.check(connection, plan, schemas, transactions=transactions, others=others)
-                self._checked.add(plan.key)
+            reach = await Reach.before(connection, plan, schemas, others) if first else None
+            after = reach.check_file if reach else None
+            await build(connection, plan, schemas, self._manner, seed=seed, after=after)
+            if reach is not None:
+                await reach.check_set()
+                warn_of_order(plan)
+        self._checked.add(plan.key)
 
     async def _make_extensions(self, plan: Plan) -> None:
         wanted = self._extensions.union(*(member.extensions for member in plan.members)) - self._made
@@ -158,9 +160,62 @@ class Home:
             service, run=self._run.id, worker=self._run.worker, number=next(self._numbers)
         )
 
-    async def _undo(self, schemas: Mapping[str, str]) -> None:
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._working.add(task)
+        try:
+            yield
+        finally:
+            self._working.discard(task)
+
+    def _begin_undo(self, schemas: Sequence[str], error: BaseException) -> asyncio.Task[None]:
+        """Its own task, which goes on when the one that waits for it is cancelled once more."""
+        undoing = asyncio.ensure_future(self._undo(schemas, error))
+        self._working.add(undoing)
+        undoing.add_done_callback(self._working.discard)
+        return undoing
+
+    async def _undo(self, schemas: Sequence[str], error: BaseException) -> None:
+        await self._pool.close()
         async with self._admin.administrator() as connection:
-            await drop(connection, list(schemas.values()), self._proof)
+            kept, _ = await self._drop(connection, [schemas])
+        if kept and isinstance(error, BuildError):
+            lines = [f"  schema {each.schema} stays: {each.why}" for each in kept]
+            error.args = ("\n".join([str(error), *lines]),)
+
+    async def _drop(
+        self, connection: asyncpg.Connection, sets: Sequence[Sequence[str]]
+    ) -> tuple[list[Kept], list[Holder]]:
+        proof, schemas = self._manner.proof, [schema for each in sets for schema in each]
+        try:
+            return await drop(connection, schemas, proof, seconds=SECONDS_TO_TRY), []
+        except asyncpg.PostgresError:
+            ended = await end_left_behind(connection, await self._holders(connection, schemas))
+        try:
+            return await drop(connection, schemas, proof), ended
+        except asyncpg.PostgresError:
+            return [kept for each in sets for kept in await self._drop_alone(connection, each)], ended
+
+    async def _drop_alone(self, connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Kept]:
+        try:
+            return await drop(connection, schemas, self._manner.proof, seconds=SECONDS_TO_TRY)
+        except asyncpg.PostgresError as error:
+            why = _why(error, await self._holders(connection, schemas))
+            kept = [Kept(schema, why) for schema in schemas]
+            await mark(connection, kept)
+            return kept
+
+    async def _holders(self, connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Holder]:
+        pool = names.application_name(run=self._run.id, worker=self._run.worker, part="pool")
+        return await find_holders(connection, schemas, pool)
+
+
+def _why(error: asyncpg.PostgresError, holders: Sequence[Holder]) -> str:
+    if isinstance(error, asyncpg.LockNotAvailableError) and holders:
+        return "locked by " + ", ".join(map(str, holders))
+    return f"the server refused to drop it: {error.args[0]}"
 
 
 async def make_database(endpoint: Endpoint, run: Run) -> str:

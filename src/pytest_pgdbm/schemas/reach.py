@@ -111,3 +111,32 @@ def _spoken(member: Member, foreign: set[str]) -> list[str]:
         for name in schemas_named(file.text)
         if name.schema in foreign and name.schema not in _SYSTEM
     ]
+
+
+class Reach:
+    """The look at one set while it is built for the first time."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, plan: Plan, schemas: Mapping[str, str], others: Sequence[str]
+    ) -> None:
+        self._all = (connection, plan, schemas, others)
+
+    @classmethod
+    async def before(
+        cls, connection: asyncpg.Connection, plan: Plan, schemas: Mapping[str, str], others: Sequence[str]
+    ) -> Reach:
+        """Begins the look."""
+        return cls(connection, plan, schemas, others)
+
+    async def check_file(self, file: object) -> None:
+        """Raises BuildError if the migration that ran just now wrote outside."""
+        rows = await self._all[0].fetch(
+            "select transactionid::text from pg_locks where pid = pg_backend_pid() and locktype = 'transactionid'"
+        )
+        if found := await _written(self._all[0], [row[0] for row in rows], self._all[2]):
+            raise BuildError("a migration reached outside its schema\n" + "\n".join(f"  {each}" for each in found))
+
+    async def check_set(self) -> None:
+        """Raises BuildError if the set has to do with anything outside itself."""
+        connection, plan, schemas, others = self._all
+        await check(connection, plan, schemas, transactions=[], others=others)

@@ -12,7 +12,7 @@ from pytest_pgdbm.connections.manager import Database, explain
 from pytest_pgdbm.ground.errors import PgdbmError, SeedError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.schemas import failures
-from pytest_pgdbm.schemas.build import Builder
+from pytest_pgdbm.schemas.watched import Builder, Spot
 from pytest_pgdbm.services.files import read_seed
 
 
@@ -39,7 +39,7 @@ async def _run(builder: Builder, service: str, path: Path) -> None:
             await connection.execute(text)
     except asyncpg.PostgresError as error:
         explain(error)
-        line = await failures.line_of(connection, text, text, error)
+        line = await failures.line_of(connection, Spot(None, text, text), error)
         raise SeedError(failures.seed(service, path, line, error)) from error
 
 
