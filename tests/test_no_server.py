@@ -38,7 +38,9 @@ def test_the_first_test_tells_the_story_and_the_others_refer_to_it(own_server_pr
     output = result.stdout.str()
     assert output.count("pytest-pgdbm could not get a Postgres server") == 2  # the first test, and the summary
     assert output.count("no Postgres server in this run; the first test that asked for it") == 1
-    result.stdout.fnmatch_lines(["*= pgdbm =*", "pytest-pgdbm could not get a Postgres server", "  embedded: */nowhere*"])
+    result.stdout.fnmatch_lines(
+        ["*= pgdbm =*", "pytest-pgdbm could not get a Postgres server", "  embedded: */nowhere*"]
+    )
 
 
 def test_under_xdist_it_is_tried_once_for_all_workers(own_server_project: Project) -> None:

@@ -141,7 +141,7 @@ def test_an_extension_that_is_nowhere_is_told_with_the_ways_out(own_server_proje
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E*extension 'no_such_thing' is not available: looked for it on the server (embedded, PostgreSQL *extension)",
+            "E*extension 'no_such_thing' is not available: looked for it on the server (embedded, *extension)",
             "E*to mend it: use a PostgreSQL that has it: a system package with contrib*",
         ]
     )

@@ -150,7 +150,11 @@ def test_declarations_follow_the_rule_of_fixtures(project: Project) -> None:
     project.write("special/sql/001.sql", "create table {{tables.special}} (id int);")
     project.write(
         "special/conftest.py",
-        "from pytest_pgdbm import pgdbm_db\nnotes_db = pgdbm_db('notes', migrations='sql', seed={'special': [{'id': 3}]})\n",
+        """
+        from pytest_pgdbm import pgdbm_db
+
+        notes_db = pgdbm_db("notes", migrations="sql", seed={"special": [{"id": 3}]})
+        """,
     )
     project.write(
         "special/test_near.py",

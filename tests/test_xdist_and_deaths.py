@@ -240,7 +240,7 @@ def test_a_run_inside_a_run_is_one_of_its_own(scene: Scene) -> None:
         "1",
         "-p",
         "pytester",
-        test='''
+        test="""
         pytest_plugins = ["pytester"]
 
         def test_outer(pgdbm_server, pytester):
@@ -250,15 +250,21 @@ def test_a_run_inside_a_run_is_one_of_its_own(scene: Scene) -> None:
 
         async def test_goes_on(users_db):
             assert await users_db.fetch_value("select 1") == 1
-        ''',
+        """,
     )
     assert "2 passed" in scene.end()
     assert scene.left() == []
 
 
 def test_a_database_at_a_url_is_afterwards_as_it_was(project: Project, query: Callable[..., list[Any]]) -> None:
-    objects = "select nspname as name from pg_namespace where nspname !~ '^pg_(toast_)?temp' union all select relname from pg_class"
+    objects = (
+        "select nspname as name from pg_namespace where nspname !~ '^pg_(toast_)?temp'"
+        " union all select relname from pg_class"
+    )
     before = sorted(str(row["name"]) for row in query(objects))
     project.run_apart("-n", "2", test=TELLS).assert_outcomes(passed=8)
     assert sorted(str(row["name"]) for row in query(objects)) == before
-    assert query("select pid from pg_stat_activity where application_name like 'pgdbm %' and datname = current_database()") == []
+    assert (
+        query("select pid from pg_stat_activity where application_name like 'pgdbm %' and datname = current_database()")
+        == []
+    )

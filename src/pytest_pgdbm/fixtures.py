@@ -158,9 +158,7 @@ _pgdbm_package = _wide("package")
 _pgdbm_session = _wide("session")
 
 
-def _factory(
-    request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant]]
-) -> DatabaseFactory:
+def _factory(request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant]]) -> DatabaseFactory:
     from pytest_pgdbm.leasing.factory import DatabaseFactory
     from pytest_pgdbm.leasing.leases import Tenant
 

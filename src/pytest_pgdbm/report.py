@@ -50,9 +50,7 @@ def _version(package: str) -> str:
         return "of unknown version"
 
 
-def marker_error(
-    test: str, args: Sequence[object], kwargs: Mapping[str, object], known: Collection[str]
-) -> str | None:
+def marker_error(test: str, args: Sequence[object], kwargs: Mapping[str, object], known: Collection[str]) -> str | None:
     """What is wrong with a test's marker, or None."""
     words = ", ".join(f"{word}=" for word in known)
     if args:

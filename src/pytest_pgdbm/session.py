@@ -82,15 +82,11 @@ class Session:
         from pytest_pgdbm.connections.pools import SharedPool
 
         opening = self._opening
-        pool = SharedPool(
-            opening.open, opening.end_backends, min_size=opening.min_size, max_size=opening.max_size
-        )
+        pool = SharedPool(opening.open, opening.end_backends, min_size=opening.min_size, max_size=opening.max_size)
         self._closers.append(pool.end)
         return pool
 
-    async def lease(
-        self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool
-    ) -> Mapping[str, Database]:
+    async def lease(self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool) -> Mapping[str, Database]:
         """The managers of a set for this tenant; to be run in the private loop."""
         return await self._leases.lease(tenant, plan, others, fresh=fresh)
 

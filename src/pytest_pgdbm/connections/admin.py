@@ -12,6 +12,12 @@ from pytest_pgdbm.connections import login
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.ground.records import Endpoint
 
+# Not DISCARD ALL: it takes asyncpg's prepared statements too.
+_CLEAN = """
+reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences;
+select pg_catalog.pg_advisory_unlock_all()
+"""
+
 
 class Admin:
     """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost."""
@@ -40,8 +46,10 @@ class Admin:
                 await connection.execute(f"set session authorization {role}")
             try:
                 yield connection
-            finally:
-                await _clean(connection)
+            except BaseException:
+                await self._clean(connection, failed=True)
+                raise
+            await self._clean(connection, failed=False)
 
     async def close(self) -> None:
         """Closes the connection; nothing happens the second time."""
@@ -60,13 +68,15 @@ class Admin:
             )
         return self._connection
 
-
-async def _clean(connection: asyncpg.Connection) -> None:
-    # What a migration may have left in the session. Not DISCARD ALL: it takes asyncpg's prepared statements too.
-    if connection.is_closed():
-        return
-    if connection.is_in_transaction():
-        await connection.execute("rollback")
-    await connection.execute(
-        "reset session authorization; close all; unlisten *; reset all; discard temp; discard sequences"
-    )
+    async def _clean(self, connection: asyncpg.Connection, *, failed: bool) -> None:
+        """Takes away what a migration may have left in the session; a connection that does not let it goes itself."""
+        try:
+            # What was cancelled may have begun a transaction that asyncpg does not know of yet.
+            if failed or connection.is_in_transaction():
+                await connection.execute("rollback")
+            await connection.execute(_CLEAN)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.terminate()
+        except BaseException:
+            connection.terminate()
+            raise

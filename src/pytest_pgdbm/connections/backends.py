@@ -25,9 +25,7 @@ class Activity:
     query: str
 
 
-async def end(
-    connection: asyncpg.Connection, pids: Collection[int], *, application: str
-) -> dict[int, Activity]:
+async def end(connection: asyncpg.Connection, pids: Collection[int], *, application: str) -> dict[int, Activity]:
     """Ends server processes; returns what each of those that were still there was doing."""
     rows = await connection.fetch(_END, list(pids), application)
     return {row["pid"]: Activity(row["state"], row["query"]) for row in rows}

@@ -22,14 +22,36 @@ from pytest_pgdbm.ground.records import Endpoint, Login
 
 SECONDS_TO_CONNECT = 10.0
 OLDEST_SERVER = 14
+FEWEST_CONNECTIONS = 3
+"""One that builds and drops, and the pool's two."""
+
 SESSION = {
     # Builds and drops take as long as they take; what bounds them is said where they are made.
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     "jit": "off",
 }
+_REFUSED = (
+    OSError,
+    ValueError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 _STILL_STARTING = (asyncpg.CannotConnectNowError, ConnectionError, asyncpg.ConnectionDoesNotExistError)
+
+# Limits of a role or database are -1 where there are none.
+_LIMITS = """
+select current_setting('server_version') as version, current_database() as database, current_user as role,
+    current_setting('max_connections')::int as most,
+    current_setting('superuser_reserved_connections')::int
+        + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved,
+    array(select rolconnlimit from pg_catalog.pg_roles where rolname = session_user and not rolsuper
+        union all select datconnlimit from pg_catalog.pg_database where datname = current_database()) as limits
+"""
 
 
 def dsn(endpoint: Endpoint, database: str, login: Login) -> str:
@@ -59,13 +81,16 @@ async def connect(
     return await asyncpg.connect(
         dsn(endpoint, database, login),
         timeout=SECONDS_TO_CONNECT,
-        server_settings={**SESSION, "application_name": application_name, **(settings or {})},
+        server_settings={**_session(endpoint), "application_name": application_name, **(settings or {})},
     )
 
 
-async def first_login(
-    endpoint: Endpoint, *, application_name: str, patience: float = 0.0
-) -> Endpoint:
+def _session(endpoint: Endpoint) -> dict[str, str]:
+    later = {"transaction_timeout": "0"} if endpoint.version.partition(".")[0] >= "17" else {}
+    return SESSION | later
+
+
+async def first_login(endpoint: Endpoint, *, application_name: str, patience: float = 0.0) -> Endpoint:
     """Logs in as the administrator and returns the endpoint with what was found: version, limits.
 
     On a server of our own it makes the ordinary role. `patience` is for how many seconds a server that is still
@@ -83,14 +108,75 @@ async def first_login(
         await connection.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Hints:
+    """What a failure to connect means and what mends it; `sign` is what its message must hold."""
+
+    why: str
+    remedy: str | None = None
+    sign: str = ""
+
+
+# The first that fits counts.
+_CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...] = (
+    (
+        (TimeoutError, asyncio.TimeoutError),
+        _Hints(
+            f"{{place}} did not answer within {SECONDS_TO_CONNECT:g} seconds",
+            "check host, port and firewall in the URL",
+        ),
+    ),
+    (socket.gaierror, _Hints("the host of {place} is not known ({message})", "check the host name in the URL")),
+    (ssl.SSLError, _Hints("{place}: TLS failed ({message})", "check sslmode and sslrootcert in the URL")),
+    (
+        OSError,
+        _Hints(
+            "{place} does not offer TLS, which the URL asks for ({message})",
+            "turn ssl on at the server, or leave sslmode out of the URL",
+            "SSL upgrade",
+        ),
+    ),
+    (
+        OSError,
+        _Hints(
+            "{place} refused the connection ({message})",
+            "start the server, or check host and port in the URL",
+        ),
+    ),
+    (
+        asyncpg.InvalidCatalogNameError,
+        _Hints("{place}: {message}", "create the database (createdb), or check its name in the URL"),
+    ),
+    (asyncpg.InvalidAuthorizationSpecificationError, _Hints("{place} refused the login: {message}")),
+    (
+        asyncpg.TooManyConnectionsError,
+        _Hints(
+            "{place} has no connection left: {message}",
+            "raise the limit (max_connections, or CONNECTION LIMIT of the role or database), end other clients, or use"
+            " fewer workers (-n)",
+        ),
+    ),
+    (
+        asyncpg.TargetServerAttributeNotMatched,
+        _Hints("{place} is not such a server as target_session_attrs in the URL asks for", "give another server's URL"),
+    ),
+    (
+        asyncpg.PostgresError,
+        _Hints(
+            "{place} is a connection pooler ({message}), and the plugin needs sessions of the server itself",
+            "give the server's own address in the URL",
+            "unsupported startup parameter",
+        ),
+    ),
+)
+
+
 async def _patiently(endpoint: Endpoint, application_name: str, patience: float) -> asyncpg.Connection:
     deadline = asyncio.get_running_loop().time() + patience
     while True:
         try:
-            return await connect(
-                endpoint, endpoint.database, endpoint.admin, application_name=application_name
-            )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            return await connect(endpoint, endpoint.database, endpoint.admin, application_name=application_name)
+        except _REFUSED as error:
             late = asyncio.get_running_loop().time() > deadline
             if late or not isinstance(error, _STILL_STARTING):
                 raise _why(endpoint, error) from error
@@ -104,18 +190,20 @@ async def _look(endpoint: Endpoint, connection: asyncpg.Connection) -> Endpoint:
             f"the server is PostgreSQL {version.major}, and pytest-pgdbm needs {OLDEST_SERVER} or later",
             "use a newer server, or leave --pgdbm-url out for one of the plugin's own",
         )
-    row = await connection.fetchrow(
-        "select current_setting('server_version') as version, current_database() as database,"
-        " current_setting('max_connections')::int as most,"
-        " current_setting('superuser_reserved_connections')::int"
-        "   + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved"
-    )
+    row = await connection.fetchrow(_LIMITS)
     assert row is not None
+    usable = min([row["most"] - row["reserved"], *(limit for limit in row["limits"] if limit >= 0)])
+    if usable < FEWEST_CONNECTIONS:
+        raise ServerFailed(
+            f"{_place(endpoint)} gives role {quote_ident(row['role'])} {usable} connections in database"
+            f" {quote_ident(row['database'])}, and a run needs {FEWEST_CONNECTIONS} at least",
+            f"ALTER ROLE {quote_ident(row['role'])} CONNECTION LIMIT -1, and the same for the database",
+        )
     return dataclasses.replace(
         endpoint,
         version=row["version"].split()[0],
         database=row["database"],
-        max_connections=row["most"],
+        max_connections=usable + row["reserved"],
         reserved_connections=row["reserved"],
     )
 
@@ -124,9 +212,7 @@ async def _make_role(connection: asyncpg.Connection, endpoint: Endpoint) -> None
     if endpoint.login == endpoint.admin:
         return
     role, password = endpoint.login.user, endpoint.login.password or ""
-    await connection.execute(
-        f"create role {quote_ident(role)} login createdb password {quote_literal(password)}"
-    )
+    await connection.execute(f"create role {quote_ident(role)} login createdb password {quote_literal(password)}")
 
 
 async def _check_rights(endpoint: Endpoint, connection: asyncpg.Connection) -> None:
@@ -153,23 +239,9 @@ async def _check_rights(endpoint: Endpoint, connection: asyncpg.Connection) -> N
 def _why(endpoint: Endpoint, error: Exception) -> ServerFailed:
     place = _place(endpoint)
     message = masked(str(error))
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
-        why = f"{place} did not answer within {SECONDS_TO_CONNECT:g} seconds"
-        return ServerFailed(why, "check host, port and firewall in the URL")
-    if isinstance(error, socket.gaierror):
-        return ServerFailed(f"the host of {place} is not known ({message})", "check the host name in the URL")
-    if isinstance(error, ssl.SSLError):
-        return ServerFailed(f"{place}: TLS failed ({message})", "check sslmode and sslrootcert in the URL")
-    if isinstance(error, OSError):
-        why = f"{place} refused the connection ({message})"
-        return ServerFailed(why, "start the server, or check host and port in the URL")
-    if isinstance(error, asyncpg.InvalidCatalogNameError):
-        return ServerFailed(f"{place}: {message}", "create the database (createdb), or check its name in the URL")
-    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-        return ServerFailed(f"{place} refused the login: {message}", _login_remedy(endpoint))
-    if isinstance(error, asyncpg.TooManyConnectionsError):
-        why = f"{place} has no connection left: {message}"
-        return ServerFailed(why, "raise max_connections, end other clients, or use fewer workers (-n)")
+    for kind, hints in _CAUSES:
+        if isinstance(error, kind) and hints.sign in message:
+            return ServerFailed(hints.why.format(place=place, message=message), hints.remedy or _login_remedy(endpoint))
     return ServerFailed(f"{place}: {message}", "check the URL in --pgdbm-url")
 
 

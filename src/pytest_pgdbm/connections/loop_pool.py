@@ -120,9 +120,7 @@ async def _drained(pool: asyncpg.Pool, patience: float) -> bool:
     return True
 
 
-def _before_close(
-    loop: asyncio.AbstractEventLoop, end: Callable[[], None], ended: Callable[[], None]
-) -> None:
+def _before_close(loop: asyncio.AbstractEventLoop, end: Callable[[], None], ended: Callable[[], None]) -> None:
     # Every loop that ends is closed, be it by asyncio.run, a Runner of pytest-asyncio or anyio, Starlette's portal or
     # a fixture with a plain loop, and by then nothing in it can use a connection any more. An asynchronous generator
     # would be told by shutdown_asyncgens() too, but not by a plain loop, and too early: while the finalizers of

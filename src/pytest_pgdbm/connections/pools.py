@@ -48,9 +48,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
     __slots__ = ("__weakref__", "_end_backends", "_lock", "_loops", "_lost", "_open", "_out", "_sizes", "_test")
 
-    def __init__(
-        self, open_pool: OpenPool, end_backends: EndBackends, *, min_size: int, max_size: int
-    ) -> None:
+    def __init__(self, open_pool: OpenPool, end_backends: EndBackends, *, min_size: int, max_size: int) -> None:
         # Not asyncpg's own __init__: it would bind this object to one loop. Everything public is overridden here.
         self._open = open_pool
         self._end_backends = end_backends

@@ -19,12 +19,13 @@ from typing import Any
 from pytest_pgdbm.ground.errors import PgdbmError, ServerFailed
 from pytest_pgdbm.keeper import folder as folders
 from pytest_pgdbm.keeper import holders, stale
+from pytest_pgdbm.keeper.bell import Bell
 from pytest_pgdbm.servers.base import Job, Server, new_record
 from pytest_pgdbm.servers.owned import server_for
 
 _POLL = 0.1
 _LOOK_AT_SERVER = 10  # polls
-_REMEDY = "report it with the lines above: https://github.com/pytest-pgdbm/pytest-pgdbm/issues"
+_REMEDY = "this is a fault of pytest-pgdbm: please report it, with the lines above"
 
 
 def main(job: dict[str, Any]) -> None:
@@ -51,7 +52,7 @@ class Keeper:
         self._server: Server | None = None
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asked_to_end = False
-        self._nudge = threading.Event()
+        self._bell = Bell()
 
     def keep(self) -> None:
         """Starts the server, answers, and stays until the end, for the folder if there is no server."""
@@ -79,15 +80,11 @@ class Keeper:
         # Not SIG_IGN, which the server would inherit.
         for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1"):
             if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._on_nudge)
+                signal.signal(getattr(signal, name), _only_wakes)
         signal.signal(signal.SIGTERM, self._on_term)
 
     def _on_term(self, *_: object) -> None:
         self._asked_to_end = True
-        self._nudge.set()
-
-    def _on_nudge(self, *_: object) -> None:
-        self._nudge.set()
 
     def _first_answer(self) -> dict[str, Any] | None:
         """What came of the start; None if nobody waits for it any more."""
@@ -113,8 +110,7 @@ class Keeper:
     def _stay(self, serves: bool) -> None:
         polls = 0
         while self._is_wanted() or not self._ended():
-            self._nudge.wait(_POLL)
-            self._nudge.clear()
+            self._bell.wait(_POLL)
             polls += 1
             if serves and polls % _LOOK_AT_SERVER == 0:
                 self._look_at_server()
@@ -154,6 +150,10 @@ class Keeper:
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
+
+
+def _only_wakes(*_: object) -> None:
+    """The bell rings for every signal that has a handler."""
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

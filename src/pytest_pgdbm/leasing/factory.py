@@ -25,9 +25,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Lease(Generic[T_co]):
     """What `pgdbm_db("users")` returns: `await` it in an asynchronous test, or call `.get()` in a synchronous one."""
 
-    def __init__(
-        self, factory: DatabaseFactory, asked: Sequence[Asked], *, fresh: bool, own: bool
-    ) -> None:
+    def __init__(self, factory: DatabaseFactory, asked: Sequence[Asked], *, fresh: bool, own: bool) -> None:
         self._factory = factory
         self._asked = asked
         self._fresh = fresh
@@ -102,9 +100,7 @@ class DatabaseFactory:
     ) -> Lease[Database]: ...
 
     @overload
-    def __call__(
-        self, first: str, second: str, /, *more: str, fresh: bool = ...
-    ) -> Lease[tuple[Database, ...]]: ...
+    def __call__(self, first: str, second: str, /, *more: str, fresh: bool = ...) -> Lease[tuple[Database, ...]]: ...
 
     def __call__(
         self,
@@ -129,9 +125,7 @@ class DatabaseFactory:
         )
         return self.ask((declaration,), fresh=fresh)
 
-    def ask(
-        self, asked: Sequence[str | Declaration | None], *, fresh: bool = False, own: bool = False
-    ) -> Lease[Any]:
+    def ask(self, asked: Sequence[str | Declaration | None], *, fresh: bool = False, own: bool = False) -> Lease[Any]:
         """As calling it, with declarations where a name does not say enough.
 
         `own` is for a fixture, which gives a service that a wider fixture of the test gives too from a set of its own.

@@ -35,9 +35,7 @@ def describe(
     whose = " or ".join(tests) or "a test"
     leaks = [Leak(_connection(whose, checkout)) for checkout in out]
     leaks += [Leak(_transaction(whose, holder)) for holder in holders]
-    leaks += [
-        Leak(f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept
-    ]
+    leaks += [Leak(f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept]
     return leaks
 
 

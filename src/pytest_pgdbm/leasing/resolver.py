@@ -153,9 +153,7 @@ class Resolver:
         return Member(name, service, files, frozenset(service.extensions) | self._library.extensions(files))
 
 
-def _with_seeds(
-    services: Mapping[str, Service], seeds: Mapping[str, Any], base: Path
-) -> dict[str, Service]:
+def _with_seeds(services: Mapping[str, Service], seeds: Mapping[str, Any], base: Path) -> dict[str, Service]:
     changed = dict(services)
     for name, seed in seeds.items():
         if name not in services:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-
 import asyncpg
 from pgdbm import AsyncMigrationManager
 from pgdbm.errors import MigrationError
@@ -65,9 +64,7 @@ def warn_of_order(plan: Plan) -> None:
             warnings.warn(f"service {member.name!r}: {odd}", PgdbmWarning, stacklevel=2)
 
 
-async def _create(
-    connection: asyncpg.Connection, schemas: Mapping[str, str], proof: Proof
-) -> None:
+async def _create(connection: asyncpg.Connection, schemas: Mapping[str, str], proof: Proof) -> None:
     await connection.execute(
         "; ".join(
             f"create schema {quote_ident(schema)}; {_comment(schema, proof.comment(service))}"
@@ -114,15 +111,13 @@ async def _failed(builder: Builder, member: Member, error: Exception) -> BuildEr
     return BuildError(failures.migration(member.name, path, line, cause, watched.timeout))
 
 
-async def _finish(
-    connection: asyncpg.Connection, member: Member, schema: str, manner: Manner
-) -> None:
+async def _finish(connection: asyncpg.Connection, member: Member, schema: str, manner: Manner) -> None:
     module = quote_literal(member.service.module) if member.service.module else "null"
     statements = [
         # A migration's SET lasts as long as its session; in production pgdbm's pool undoes it as this does.
         "reset role",
         "reset all",
-        # A service that migrates itself at start-up looks for its own module's name, or NULL, and must find all applied.
+        # A service that migrates itself at start-up looks for its module's name, or NULL, and must find all applied.
         f"update {tracking_table(schema, member.service.migrations_table)} set module_name = {module}",
         # A migration may comment on its schema, and the comment is what the drop looks for.
         _comment(schema, manner.proof.comment(member.name)),

@@ -5,24 +5,39 @@ What depends on what is in https://www.postgresql.org/docs/current/catalog-pg-de
 
 from __future__ import annotations
 
-# Objects that lie in a schema, with the column that says in which.
-_IN_A_SCHEMA = {
-    "pg_class": "relnamespace",
-    "pg_type": "typnamespace",
-    "pg_proc": "pronamespace",
-    "pg_constraint": "connamespace",
-    "pg_operator": "oprnamespace",
-    "pg_opclass": "opcnamespace",
-    "pg_opfamily": "opfnamespace",
-    "pg_collation": "collnamespace",
-    "pg_conversion": "connamespace",
-    "pg_ts_config": "cfgnamespace",
-    "pg_ts_dict": "dictnamespace",
-    "pg_ts_parser": "prsnamespace",
-    "pg_ts_template": "tmplnamespace",
-    "pg_statistic_ext": "stxnamespace",
-    "pg_extension": "extnamespace",
+IN_A_SCHEMA = {
+    "pg_class": "rel",
+    "pg_type": "typ",
+    "pg_proc": "pro",
+    "pg_constraint": "con",
+    "pg_operator": "opr",
+    "pg_opclass": "opc",
+    "pg_opfamily": "opf",
+    "pg_collation": "coll",
+    "pg_conversion": "con",
+    "pg_ts_config": "cfg",
+    "pg_ts_dict": "dict",
+    "pg_ts_parser": "prs",
+    "pg_ts_template": "tmpl",
+    "pg_statistic_ext": "stx",
+    "pg_extension": "ext",
 }
+"""Catalogs of objects that lie in a schema: their columns are called `relname` and `relnamespace`, for `rel`."""
+
+IN_NO_SCHEMA = {
+    "pg_am": "amname",
+    "pg_cast": "''",
+    "pg_default_acl": "''",
+    "pg_event_trigger": "evtname",
+    "pg_foreign_data_wrapper": "fdwname",
+    "pg_foreign_server": "srvname",
+    "pg_language": "lanname",
+    "pg_namespace": "nspname",
+    "pg_publication": "pubname",
+    "pg_transform": "''",
+}
+"""Catalogs of objects that belong to the whole database, as far as every role may read them: what they are called."""
+
 # Objects that are part of another one, with the column that says of which.
 _PART_OF = {
     "pg_attrdef": ("adrelid", "pg_class"),
@@ -40,12 +55,14 @@ def home(classid: str, objid: str) -> str:
     `classid` and `objid` are SQL expressions that name the object as `pg_depend` does.
     """
     cases = [
-        f"when 'pg_catalog.{catalog}'::regclass then (select {column} from pg_catalog.{catalog} where oid = {objid})"
-        for catalog, column in _IN_A_SCHEMA.items()
+        f"when 'pg_catalog.{catalog}'::regclass then (select {prefix}namespace from pg_catalog.{catalog}"
+        f" where oid = {objid})"
+        for catalog, prefix in IN_A_SCHEMA.items()
     ]
     cases += [
-        f"when 'pg_catalog.{catalog}'::regclass then (select whole.{_IN_A_SCHEMA[of]} from pg_catalog.{catalog} part"
-        f" join pg_catalog.{of} whole on whole.oid = part.{column} where part.oid = {objid})"
+        f"when 'pg_catalog.{catalog}'::regclass then (select whole.{IN_A_SCHEMA[of]}namespace"
+        f" from pg_catalog.{catalog} part join pg_catalog.{of} whole on whole.oid = part.{column}"
+        f" where part.oid = {objid})"
         for catalog, (column, of) in _PART_OF.items()
     ]
     cases.append(f"when 'pg_catalog.pg_namespace'::regclass then {objid}")
@@ -86,6 +103,26 @@ Rows with `inside` are theirs: what lies in them, its parts, the members of exte
 what lies in no schema (a cast, an event trigger) and refers to nothing in another one. The other rows depend on them
 from outside; nothing is looked for beyond those. `via` is the schema through which a row was found. What lies in
 schemas of extensions, among temporary objects or in toast counts as its table's.
+"""
+
+INSIDE = """
+own(oid) as (select oid from pg_catalog.pg_namespace where nspname = any($1)),
+inside(classid, objid) as (
+    select 'pg_catalog.pg_namespace'::regclass::oid, oid from own
+    union
+    select d.classid, d.objid
+    from inside i join pg_catalog.pg_depend d on d.refclassid = i.classid and d.refobjid = i.objid
+    where (d.deptype <> 'n' or d.refclassid = 'pg_catalog.pg_namespace'::regclass)
+        and not exists (
+            select from pg_catalog.pg_depend h
+            where h.classid = d.classid and h.objid = d.objid
+                and h.refclassid = 'pg_catalog.pg_namespace'::regclass and h.refobjid <> all(array(select oid from own))
+        )
+)
+"""
+"""As `BELONGING`, but only what surely lies in the schemas `$1` or is part of that; much quicker to plan and to run.
+
+Every plan is made anew after a schema was made or dropped, so what each test needs must be simple.
 """
 
 IDENTITY = """

@@ -6,13 +6,14 @@ take a foreign view, or a foreign column with its data, along. What stays is tol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
 
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
-from pytest_pgdbm.schemas.catalog import BELONGING, IDENTITY
+from pytest_pgdbm.schemas.catalog import BELONGING, IDENTITY, INSIDE
 from pytest_pgdbm.schemas.proof import Proof
 
 SECONDS_TO_LOCK = 5.0
@@ -20,6 +21,16 @@ SECONDS_TO_LOCK = 5.0
 _COMMENTS = """
 select n.nspname as schema, pg_catalog.obj_description(n.oid, 'pg_namespace') as comment
 from pg_catalog.pg_namespace n where n.nspname = any($1)
+"""
+
+# Whether anything depends on the schemas that does not surely lie in them: for most, the whole question.
+_HANGS = f"""
+with recursive {INSIDE}
+select exists (
+    select d.classid, d.objid
+    from inside i join pg_catalog.pg_depend d on d.refclassid = i.classid and d.refobjid = i.objid
+    except select classid, objid from inside
+)
 """
 
 _FOREIGN = f"""
@@ -53,12 +64,7 @@ async def drop(
     Raises asyncpg.PostgresError, LockNotAvailableError for one if a lock is not had within `seconds`; then all of
     them stand.
     """
-    async with connection.transaction():
-        # The plan of the long query is made once: planning takes longer than running it.
-        await connection.execute(
-            f"set local lock_timeout = {seconds * 1000:.0f}; set local plan_cache_mode = force_generic_plan;"
-            " set local client_min_messages = warning"
-        )
+    async with _transaction(connection, seconds):
         comments = await connection.fetch(_COMMENTS, list(schemas))
         proved = [row["schema"] for row in comments if proof.holds(row["schema"], row["comment"])]
         unproved = [row["schema"] for row in comments if row["schema"] not in proved]
@@ -68,6 +74,21 @@ async def drop(
             await connection.execute(f"drop schema {', '.join(map(quote_ident, going))} cascade")
         await mark(connection, hung_on)
     return [Kept(schema, "no proof that this run made it") for schema in unproved] + hung_on
+
+
+@asynccontextmanager
+async def _transaction(connection: asyncpg.Connection, seconds: float) -> AsyncIterator[None]:
+    """As asyncpg's, in one round trip with its settings."""
+    await connection.execute(
+        f"begin; set local lock_timeout = {seconds * 1000:.0f}; set local client_min_messages = warning"
+    )
+    try:
+        yield
+    except BaseException:
+        if not connection.is_closed():
+            await connection.execute("rollback")
+        raise
+    await connection.execute("commit")
 
 
 async def mark(connection: asyncpg.Connection, kept: Sequence[Kept]) -> None:
@@ -85,7 +106,7 @@ async def _hung_on(connection: asyncpg.Connection, schemas: Sequence[str]) -> li
     """Which of these schemas must stay. Once one stays, another may have to that it depends on."""
     foreign: dict[str, list[str]] = {}
     going = list(schemas)
-    while going:
+    while going and await connection.fetchval(_HANGS, going):
         found = await connection.fetch(_FOREIGN, going)
         for row in found:
             foreign.setdefault(row["schema"], []).append(row["object"])

@@ -39,7 +39,7 @@ async def make(connection: asyncpg.Connection, wanted: Collection[str], endpoint
 
 
 async def _make(connection: asyncpg.Connection, name: str, *, fixed_schema: bool) -> None:
-    where = "" if fixed_schema else " schema public"
+    where = "" if fixed_schema else " SCHEMA public"
     try:
         async with connection.transaction():
             # Two workers that make one extension at the same time would meet in its unique index.
@@ -48,8 +48,10 @@ async def _make(connection: asyncpg.Connection, name: str, *, fixed_schema: bool
     except asyncpg.InsufficientPrivilegeError as error:
         raise BuildError(
             f"extension {name!r} is needed, and this role may not make it ({error.args[0]})\n"
-            f"  to mend it: have a superuser run CREATE EXTENSION {quote_ident(name)} SCHEMA public in this database"
+            f"  to mend it: have a superuser run CREATE EXTENSION {quote_ident(name)}{where} in this database"
         ) from error
+    except asyncpg.PostgresError as error:
+        raise BuildError(f"extension {name!r} is needed, and could not be made\n  the server says: {error}") from error
 
 
 def _missing(name: str, endpoint: Endpoint) -> str:

@@ -33,9 +33,7 @@ async def line_of(connection: asyncpg.Connection, spot: Spot, error: BaseExcepti
     return line_at(spot.text, spot.start) + _line_inside(alone[0], error) - 1 if alone else None
 
 
-async def _replayed(
-    connection: asyncpg.Connection, text: str, expected: asyncpg.PostgresError
-) -> int | None:
+async def _replayed(connection: asyncpg.Connection, text: str, expected: asyncpg.PostgresError) -> int | None:
     if connection.is_closed():
         return None
     # Not asyncpg's transaction: a statement of the file may end it.
@@ -62,9 +60,7 @@ def _line_inside(statement: Statement, error: asyncpg.PostgresError) -> int:
     return statement.line + line_at(statement.text, body.start) - 1 + int(block[1]) - 1
 
 
-def migration(
-    service: str, path: Path | None, line: int | None, error: BaseException, timeout: float | None
-) -> str:
+def migration(service: str, path: Path | None, line: int | None, error: BaseException, timeout: float | None) -> str:
     """The whole message for a migration that failed; `timeout` is how many seconds it was given."""
     head = f"a migration of service {service!r} failed\n{_where(path, line)}"
     if isinstance(error, asyncio.TimeoutError):

@@ -58,9 +58,7 @@ class Holder:
         return f"server process {self.pid} ({self.application!r} of role {self.role!r}, {self.state})"
 
 
-async def find_holders(
-    connection: asyncpg.Connection, schemas: Sequence[str], pool_application: str
-) -> list[Holder]:
+async def find_holders(connection: asyncpg.Connection, schemas: Sequence[str], pool_application: str) -> list[Holder]:
     """Those who hold a lock on a relation of these schemas. The run's pool calls itself `pool_application`."""
     rows = await connection.fetch(_HOLDERS, list(schemas), pool_application)
     return [Holder(**row) for row in rows]

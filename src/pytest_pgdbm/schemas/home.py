@@ -21,20 +21,19 @@ from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import BuildError
+from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.ground.records import Endpoint, Run
 from pytest_pgdbm.schemas import extensions
 from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
-from pytest_pgdbm.schemas.drop import Kept, drop, mark
-from pytest_pgdbm.schemas.holders import Holder, end_left_behind, find_holders
+from pytest_pgdbm.schemas.drop import Kept
+from pytest_pgdbm.schemas.holders import Holder
 from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.reach import Reach
+from pytest_pgdbm.schemas.removal import Removal
 from pytest_pgdbm.schemas.seeds import sow
-from pytest_pgdbm.schemas.watched import Builder
-
-SECONDS_TO_TRY = 0.2
-"""How long a drop waits for a lock before it is looked who has it."""
+from pytest_pgdbm.schemas.watched import FAILURES, Builder
 
 SECONDS_TO_UNDO = 10.0
 """How long the end of the process waits for builds that are being undone."""
@@ -66,6 +65,8 @@ class Home:
         self._working: set[asyncio.Task[Any]] = set()
         application = names.application_name(run=run.id, worker=run.worker, part="admin")
         self._admin = Admin(endpoint, database, application_name=application, path=pinned)
+        pooled = names.application_name(run=run.id, worker=run.worker, part="pool")
+        self._removal = Removal(self._admin, self._manner.proof, pooled)
         self.dsn = endpoint.url or endpoint.tcp_url(database, endpoint.login)
 
     async def build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
@@ -77,8 +78,9 @@ class Home:
         term = Term("the seeds of " + ", ".join(plan.names))
         with self._at_work():
             try:
-                await self._make_extensions(plan)
-                await self._build(plan, schemas, others, term)
+                with _server_failures_told(plan):
+                    await self._make_extensions(plan)
+                    await self._build(plan, schemas, others, term)
             except BaseException as error:
                 await asyncio.shield(self._begin_undo(list(schemas.values()), error))
                 raise
@@ -118,11 +120,7 @@ class Home:
 
         A connection that still holds a lock on one of the schemas would have the drop wait for it.
         """
-        schemas = [list(each.schemas.values()) for each in sets]
-        if not schemas:
-            return [], []
-        async with self._admin.administrator() as connection:
-            return await self._drop(connection, schemas)
+        return await self._removal.remove([list(each.schemas.values()) for each in sets])
 
     async def close(self) -> None:
         """Closes the connection, after what is being undone. What was built and not dropped stays."""
@@ -130,9 +128,7 @@ class Home:
             await asyncio.wait(self._working, timeout=SECONDS_TO_UNDO)
         await self._admin.close()
 
-    async def _build(
-        self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str], term: Term
-    ) -> None:
+    async def _build(self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str], term: Term) -> None:
         databases = self.managers(BuiltSet(plan, schemas), term, schemas)
 
         async def seed(member: Member, builder: Builder) -> None:
@@ -156,9 +152,7 @@ class Home:
             self._made |= wanted
 
     def _new_name(self, service: str) -> str:
-        return names.schema_name(
-            service, run=self._run.id, worker=self._run.worker, number=next(self._numbers)
-        )
+        return names.schema_name(service, run=self._run.id, worker=self._run.worker, number=next(self._numbers))
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -179,43 +173,20 @@ class Home:
 
     async def _undo(self, schemas: Sequence[str], error: BaseException) -> None:
         await self._pool.close()
-        async with self._admin.administrator() as connection:
-            kept, _ = await self._drop(connection, [schemas])
+        kept, _ = await self._removal.remove([schemas])
         if kept and isinstance(error, BuildError):
             lines = [f"  schema {each.schema} stays: {each.why}" for each in kept]
             error.args = ("\n".join([str(error), *lines]),)
 
-    async def _drop(
-        self, connection: asyncpg.Connection, sets: Sequence[Sequence[str]]
-    ) -> tuple[list[Kept], list[Holder]]:
-        proof, schemas = self._manner.proof, [schema for each in sets for schema in each]
-        try:
-            return await drop(connection, schemas, proof, seconds=SECONDS_TO_TRY), []
-        except asyncpg.PostgresError:
-            ended = await end_left_behind(connection, await self._holders(connection, schemas))
-        try:
-            return await drop(connection, schemas, proof), ended
-        except asyncpg.PostgresError:
-            return [kept for each in sets for kept in await self._drop_alone(connection, each)], ended
 
-    async def _drop_alone(self, connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Kept]:
-        try:
-            return await drop(connection, schemas, self._manner.proof, seconds=SECONDS_TO_TRY)
-        except asyncpg.PostgresError as error:
-            why = _why(error, await self._holders(connection, schemas))
-            kept = [Kept(schema, why) for schema in schemas]
-            await mark(connection, kept)
-            return kept
-
-    async def _holders(self, connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Holder]:
-        pool = names.application_name(run=self._run.id, worker=self._run.worker, part="pool")
-        return await find_holders(connection, schemas, pool)
-
-
-def _why(error: asyncpg.PostgresError, holders: Sequence[Holder]) -> str:
-    if isinstance(error, asyncpg.LockNotAvailableError) and holders:
-        return "locked by " + ", ".join(map(str, holders))
-    return f"the server refused to drop it: {error.args[0]}"
+@contextmanager
+def _server_failures_told(plan: Plan) -> Iterator[None]:
+    """What comes up between the migrations: a right that was taken away, a server that went down."""
+    try:
+        yield
+    except FAILURES as error:
+        names = ", ".join(map(repr, plan.names))
+        raise BuildError(f"the schemas of {names} could not be made: {masked(str(error))}") from error
 
 
 async def make_database(endpoint: Endpoint, run: Run) -> str:
@@ -224,13 +195,9 @@ async def make_database(endpoint: Endpoint, run: Run) -> str:
         return endpoint.database
     database = names.database_name(run=run.id, worker=run.worker)
     application = names.application_name(run=run.id, worker=run.worker, part="set-up")
-    connection: Any = await login.connect(
-        endpoint, endpoint.database, endpoint.admin, application_name=application
-    )
+    connection: Any = await login.connect(endpoint, endpoint.database, endpoint.admin, application_name=application)
     try:
-        await connection.execute(
-            f"create database {quote_ident(database)} owner {quote_ident(endpoint.login.user)}"
-        )
+        await connection.execute(f"create database {quote_ident(database)} owner {quote_ident(endpoint.login.user)}")
     except asyncpg.PostgresError as error:
         raise BuildError(f"database {database!r} could not be made: {error}") from error
     finally:

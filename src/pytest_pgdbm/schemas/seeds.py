@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ from pytest_pgdbm.connections.manager import Database, explain
 from pytest_pgdbm.ground.errors import PgdbmError, SeedError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.schemas import failures
-from pytest_pgdbm.schemas.watched import Builder, Spot
+from pytest_pgdbm.schemas.watched import FAILURES, Builder, Spot
 from pytest_pgdbm.services.files import read_seed
 
 
 async def sow(builder: Builder, service: str, seeds: Sequence[Any], database: Database) -> None:
     """Plants the seeds of one service, in their order.
 
-    Files and rows go over the builder's connection; a function gets `database`, a manager like that of a test.
-    Raises SeedError with the file and line, the table and row, or the function.
+    Files and rows go over the builder's connection, each in a transaction; a function gets `database`, a manager like
+    that of a test. Raises SeedError with the file and line, the table and row, or the function and line.
     """
     for seed in seeds:
         if callable(seed):
@@ -37,24 +38,24 @@ async def _run(builder: Builder, service: str, path: Path) -> None:
     try:
         async with connection.transaction():
             await connection.execute(text)
-    except asyncpg.PostgresError as error:
-        explain(error)
+    except FAILURES as error:
+        if isinstance(error, asyncpg.PostgresError):
+            explain(error)
         line = await failures.line_of(connection, Spot(None, text, text), error)
         raise SeedError(failures.seed(service, path, line, error)) from error
 
 
-async def _insert(
-    builder: Builder, service: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> None:
+async def _insert(builder: Builder, service: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     connection = builder.watched.connection
-    for table, rows in tables.items():
-        for number, row in enumerate(rows, start=1):
+    async with connection.transaction():
+        for table, rows in tables.items():
             target = builder.prepare_query("{{schema}}") + "." + quote_ident(table)
-            try:
-                await connection.execute(_insertion(target, row), *row.values())
-            except (asyncpg.PostgresError, asyncpg.DataError, asyncpg.InterfaceError) as error:
-                what = f", at row {number} of table {table!r}"
-                raise SeedError(failures.seed(service, None, None, error, what)) from error
+            for number, row in enumerate(rows, start=1):
+                try:
+                    await connection.execute(_insertion(target, row), *row.values())
+                except FAILURES as error:
+                    what = f", at row {number} of table {table!r}"
+                    raise SeedError(failures.seed(service, None, None, error, what)) from error
 
 
 def _insertion(target: str, row: Mapping[str, Any]) -> str:
@@ -66,10 +67,19 @@ def _insertion(target: str, row: Mapping[str, Any]) -> str:
 
 
 async def _call(service: str, function: Any, database: Database) -> None:
-    name = getattr(function, "__qualname__", repr(function))
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
     try:
         await function(database)
     except PgdbmError:
         raise
     except Exception as error:
-        raise SeedError(failures.seed(service, None, None, error, f" in {name}()")) from error
+        path, line = _place_in(function, error)
+        raise SeedError(failures.seed(service, path, line, error, f" in {name}()")) from error
+
+
+def _place_in(function: Any, error: Exception) -> tuple[Path | None, int | None]:
+    """Where in the function's own file the error came up."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    return (Path(here[-1].filename), here[-1].lineno) if here else (None, None)
