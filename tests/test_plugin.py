@@ -219,6 +219,15 @@ def test_services_come_from_the_ini_from_an_override_and_from_arguments(project:
 
 
 def test_the_marker_chooses_seeds_and_search_path_for_a_test(project: Project) -> None:
+    project.write(
+        "conftest.py",
+        """
+        from pytest_pgdbm import pgdbm_db
+
+        users_db = pgdbm_db("users")
+        seeded_db = pgdbm_db("users", seed={"users": [{"email": "declared"}]})
+        """,
+    )
     project.run(
         test="""
         import pytest
@@ -226,6 +235,13 @@ def test_the_marker_chooses_seeds_and_search_path_for_a_test(project: Project) -
         @pytest.mark.pgdbm(seed={"users": {"users": [{"email": "seeded@example.org"}]}})
         async def test_seeded(users_db):
             assert await users_db.fetch_value("select email from {{tables.users}}") == "seeded@example.org"
+
+        @pytest.mark.pgdbm(seed={"users": ()})
+        async def test_the_marker_is_nearer_than_a_declared_seed(seeded_db):
+            assert await seeded_db.fetch_value("select count(*) from {{tables.users}}") == 0
+
+        async def test_the_declared_seed(seeded_db):
+            assert await seeded_db.fetch_value("select email from {{tables.users}}") == "declared"
 
         async def test_not_seeded(users_db):
             assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
@@ -238,7 +254,7 @@ def test_the_marker_chooses_seeds_and_search_path_for_a_test(project: Project) -
         async def test_pinned(users_db):
             assert await users_db.fetch_value("show search_path") == "pg_catalog"
         """
-    ).assert_outcomes(passed=4)
+    ).assert_outcomes(passed=6)
 
 
 def test_the_search_path_with_the_service_is_set_for_managers_only(project: Project) -> None:

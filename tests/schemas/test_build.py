@@ -160,7 +160,8 @@ def test_seeds_of_every_kind_are_planted_in_order_as_the_tests_role(project: Pro
     project.run(
         test="""
         async def test_it(users_db, orders_db):
-            emails = [row["email"] for row in await users_db.fetch_all("select email from {{tables.users}} order by id")]
+            rows = await users_db.fetch_all("select email from {{tables.users}} order by id")
+            emails = [row["email"] for row in rows]
             assert emails == ["a", "b", "a!", "b!"]
             assert await orders_db.fetch_value("select count(*) from {{tables.orders}}") == 1
         """

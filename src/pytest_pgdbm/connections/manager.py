@@ -86,7 +86,8 @@ class Database(AsyncDatabaseManager):
         """
         found = self._sibling(service)
         if found is None:
-            raise UnknownService(service, self._names)
+            advice = f"nothing ties it to {self._service!r}; ask for it by itself: pgdbm_db({service!r})"
+            raise UnknownService(service, self._names, advice=advice)
         return found
 
     def prepare_query(self, query: str) -> str:

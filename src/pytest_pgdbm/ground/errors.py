@@ -24,7 +24,9 @@ class UnknownService(PgdbmError):
     `name` is what was asked for, `known` the services that the test could have.
     """
 
-    def __init__(self, name: str, known: Iterable[str], looked_in: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, known: Iterable[str], looked_in: Sequence[str] = (), advice: str | None = None
+    ) -> None:
         self.name = name
         self.known = tuple(sorted(known))
         near = difflib.get_close_matches(name, self.known, n=1)
@@ -32,7 +34,9 @@ class UnknownService(PgdbmError):
         lines.append("  known services: " + (", ".join(self.known) or "none"))
         lines += [f"  looked in: {place}" for place in looked_in]
         lines.append(
-            f"  to declare it: make the folder migrations/{name}/ with its .sql files, add the ini line"
+            f"  {advice}"
+            if advice
+            else f"  to declare it: make the folder migrations/{name}/ with its .sql files, add the ini line"
             f" 'pgdbm_services = {name} = path/to/its/migrations', or give migrations= to pgdbm_db()"
         )
         super().__init__("\n".join(lines))

@@ -79,9 +79,10 @@ class Resolver:
         self._found = library.found(test_file.parent, rootdir)
         at_root = library.found(rootdir, rootdir).services
         # What the fixture merely found at the root gives way to a folder that is nearer to the test.
-        given = {n: s for n, s in offered.items() if at_root.get(n) != s}
+        given = {n: s.resolved(rootdir) for n, s in offered.items() if at_root.get(n) != s}
         services = known_services(declarations, test_file, {**self._found.services, **given})
-        self._services = _with_seeds(services, seeds, test_file.parent)
+        self._marked = {name: Service(".", seed=seed).resolved(test_file.parent).seed for name, seed in seeds.items()}
+        self._services = _with_seeds(services, self._marked)
         self._declared = frozenset(declarations)
         self._asked: dict[str | Declaration | None, Asked] = {}
 
@@ -127,7 +128,11 @@ class Resolver:
 
     def _with(self, name: str, declaration: Declaration | None) -> Mapping[str, Service]:
         service = declaration.over(self._services.get(name)) if declaration else None
-        return {**self._services, name: service} if service else self._services
+        if service is None:
+            return self._services
+        if declaration in self._declared and name in self._marked:
+            service = replace(service, seed=self._marked[name])  # the marker is nearer than the conftest
+        return {**self._services, name: service}
 
     def _texts(self, services: Mapping[str, Service]) -> Any:
         names = {id(service): name for name, service in services.items()}
@@ -153,10 +158,10 @@ class Resolver:
         return Member(name, service, files, frozenset(service.extensions) | self._library.extensions(files))
 
 
-def _with_seeds(services: Mapping[str, Service], seeds: Mapping[str, Any], base: Path) -> dict[str, Service]:
+def _with_seeds(services: Mapping[str, Service], seeds: Mapping[str, Any]) -> dict[str, Service]:
     changed = dict(services)
     for name, seed in seeds.items():
         if name not in services:
             raise UnknownService(name, services, ["the marker pgdbm(seed=…)"])
-        changed[name] = replace(services[name], seed=seed).resolved(base)
+        changed[name] = replace(services[name], seed=seed)
     return changed
