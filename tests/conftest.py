@@ -14,7 +14,7 @@ import pytest
 
 from pytest_pgdbm import PgdbmServer
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "workshop"]
 
 _numbers = itertools.count()
 
@@ -41,6 +41,7 @@ create table {{tables.orders}} (
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner runs are runs of their own: nothing of what chose the outer server reaches them."""
+    monkeypatch.delenv("CI", raising=False)  # pytest's output differs there
     for name in [name for name in os.environ if name.startswith(("PGDBM_", "PYTEST_XDIST"))]:
         if name not in ("PGDBM_IMAGE", "PGDBM_SERVER_BIN", "PGDBM_CACHE_DIR"):
             monkeypatch.delenv(name)
