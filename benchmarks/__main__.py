@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks import connections, containers, migrations, per_test, start_up
 from benchmarks.facts import facts
+from benchmarks.runs import Runner
 
 PARTS = ("per-test", "start-up", "container", "connections")
 
@@ -21,8 +22,10 @@ def main() -> int:
     chosen = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         services = {count: migrations.write(Path(folder), count) for count in (3, 30, 120)}
-        found: dict[str, Any] = {"facts": facts(services[3])}
-        lines, goals = _measure(chosen, services, found)
+        runner = Runner(chosen.patience)
+        found: dict[str, Any] = {"facts": facts(runner, services[3])}
+        lines, goals = _measure(chosen, runner, services, found)
+    found["facts"]["others"] = f"other processes took {runner.others:.0%} of the machine (median before each run)"
     report = "\n".join([*_heading(found["facts"]), *lines, *_goals(goals)])
     print(report)
     if chosen.output:
@@ -37,6 +40,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one process a side and few tests: a look, no measure")
     parser.add_argument("--runs", type=int, default=9, metavar="N", help="pytest processes a side (default: 9)")
     parser.add_argument("--only", type=_parts, default=PARTS, metavar="PARTS", help=f"of {','.join(PARTS)}")
+    parser.add_argument(
+        "--patience", type=float, default=5, metavar="SECONDS", help="wait so long for a quiet machine (default: 5)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON")
     chosen = parser.parse_args()
@@ -53,18 +59,18 @@ def _parts(text: str) -> Sequence[str]:
 
 
 def _measure(
-    chosen: argparse.Namespace, services: dict[int, Path], found: dict[str, Any]
+    chosen: argparse.Namespace, runner: Runner, services: dict[int, Path], found: dict[str, Any]
 ) -> tuple[list[str], list[tuple[str, str, bool]]]:
     lines: list[str] = []
     goals: list[tuple[str, str, bool]] = []
     figures = []
     if "start-up" in chosen.only:
-        figures += start_up.no_database(chosen.runs) + start_up.cold(services[3], chosen.runs)
+        figures += start_up.no_database(runner, chosen.runs) + start_up.cold(runner, services[3], chosen.runs)
     if "container" in chosen.only:
         if why := containers.engine():
             print(f"container: not measured, {why}", file=sys.stderr)
         else:
-            figures += start_up.container(services[3], chosen.runs)
+            figures += start_up.container(runner, services[3], chosen.runs)
     if figures:
         found["start_up"] = start_up.plain(figures)
         lines += start_up.table(figures)
@@ -75,7 +81,7 @@ def _measure(
         lines += connections.table(counts)
         goals += connections.goals(counts)
     if "per-test" in chosen.only:
-        costs = per_test.measure(services, per_test.QUICK if chosen.quick else per_test.FULL, chosen.runs)
+        costs = per_test.measure(runner, services, per_test.QUICK if chosen.quick else per_test.FULL, chosen.runs)
         found["per_test"] = per_test.plain(costs)
         lines += per_test.tables(costs)
         goals += per_test.goals(costs)
@@ -83,7 +89,8 @@ def _measure(
 
 
 def _heading(told: dict[str, str]) -> list[str]:
-    return [f"Measured on {told['date']}: {told['machine']}; {told['python']}; {told['server']}.", told["packages"], ""]
+    where = f"Measured on {told['date']}: {told['machine']}; {told['python']}; {told['server']}."
+    return [where, f"{told['packages']}; {told['others']}.", ""]
 
 
 def _goals(goals: list[tuple[str, str, bool]]) -> list[str]:

@@ -57,15 +57,8 @@ def _run(url: str, migrations: Path, tests: int, loop: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"migrations": migrations, "tests": tests, "loop": loop}
         environment = runs.environment(Path(folder, "record.json"), settings)
-        done = subprocess.run(
-            runs.command("plugin", options, plugins=("asyncio", "pgdbm", "xdist")),
-            env={**environment, "PGDBM_URL": url},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        raise RuntimeError(f"{tests} tests on {WORKERS} workers failed\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+        command = runs.command("plugin", options, plugins=("asyncio", "pgdbm", "xdist"))
+        runs.finish(command, {**environment, "PGDBM_URL": url})
 
 
 @contextmanager

@@ -9,18 +9,18 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import runs
+from benchmarks.runs import Runner
 
 _PACKAGES = ("pytest-pgdbm", "pgdbm", "asyncpg", "pytest", "pytest-asyncio", "pytest-xdist")
 
 
-def facts(migrations: Path) -> dict[str, str]:
+def facts(runner: Runner, migrations: Path) -> dict[str, str]:
     """Date, machine, versions, and which server the plugin takes here; starts it once."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {_memory()}, {_system()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "server": runs.run("plugin", migrations=migrations).header.removeprefix("pgdbm: "),
+        "server": runner.run("plugin", migrations=migrations).header.removeprefix("pgdbm: "),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks import runs
+from benchmarks.runs import Runner, Seen, loop_options
 
 SIDES = {
     "plugin": "plugin",
@@ -46,29 +46,30 @@ class Cost:
     highest: float
 
 
-def measure(services: dict[int, Path], sizes: tuple[Size, ...], processes: int) -> list[Cost]:
+def measure(runner: Runner, services: dict[int, Path], sizes: tuple[Size, ...], processes: int) -> list[Cost]:
     """All sides in both loops, one after the other, then all again, in the opposite order every second time."""
-    seen: dict[tuple[int, str, str], list[runs.Seen]] = defaultdict(list)
+    seen: dict[tuple[int, str, str], list[Seen]] = defaultdict(list)
     for turn in range(processes):
         for size in (size for size in sizes if turn < size.processes):
             print(f"per test: {size.migrations} migrations, run {turn + 1}", file=sys.stderr)
             for loop in LOOPS:
                 for side in list(SIDES)[:: -1 if turn % 2 else 1]:
-                    seen[size.migrations, loop, side].append(_run(side, loop, services[size.migrations], size.tests))
+                    one = _run(runner, side, loop, services[size.migrations], size.tests)
+                    seen[size.migrations, loop, side].append(one)
     return [_cost(*key, all_seen) for key, all_seen in sorted(seen.items(), key=_order)]
 
 
-def _run(side: str, loop: str, migrations: Path, tests: int) -> runs.Seen:
+def _run(runner: Runner, side: str, loop: str, migrations: Path, tests: int) -> Seen:
     # The first test starts the server and is not counted.
-    return runs.run(side, options=runs.loop_options(loop), loop=loop, migrations=migrations, tests=tests + 1)
+    return runner.run(side, options=loop_options(loop), loop=loop, migrations=migrations, tests=tests + 1)
 
 
-def _order(item: tuple[tuple[int, str, str], list[runs.Seen]]) -> tuple[int, int, int]:
+def _order(item: tuple[tuple[int, str, str], list[Seen]]) -> tuple[int, int, int]:
     migrations, loop, side = item[0]
     return LOOPS.index(loop), migrations, list(SIDES).index(side)
 
 
-def _cost(migrations: int, loop: str, side: str, seen: list[runs.Seen]) -> Cost:
+def _cost(migrations: int, loop: str, side: str, seen: list[Seen]) -> Cost:
     wholes = [one.whole * 1e3 for one in seen]
     setup, body, teardown = (
         statistics.median(one.phases[phase] * 1e3 for one in seen) for phase in ("setup", "call", "teardown")

@@ -16,6 +16,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from benchmarks import quiet
+
 HERE = Path(__file__).parent
 SUITES = HERE / "suites"
 WITHOUT_PLUGIN = ("-p", "no:pgdbm")
@@ -37,22 +39,35 @@ class Seen:
     began: float
 
 
-def run(suite: str, *, options: Iterable[str] = (), **settings: object) -> Seen:
-    """Runs a suite to its end. `settings` are the suite's, given as BENCH_…; raises RuntimeError unless it is green."""
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder, "record.json")
-        before, began = _cpu(), time.monotonic()
-        done = subprocess.run(
-            command(suite, options),
-            env=environment(record, settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        wall = time.monotonic() - began
-        if done.returncode:
-            raise RuntimeError(f"suite {suite} failed\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
-        return _seen(json.loads(record.read_text()), done.stdout, wall, _cpu() - before, began)
+class Runner:
+    """Starts the pytest processes, one at a time; waits so many seconds before each for the machine to be quiet."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._shares: list[float] = []
+
+    @property
+    def others(self) -> float:
+        """The share of the machine that other processes took just before a run, the median."""
+        return statistics.median(self._shares)
+
+    def run(self, suite: str, *, options: Iterable[str] = (), **settings: object) -> Seen:
+        """Runs a suite to its end. `settings` are the suite's, given as BENCH_…; raises RuntimeError unless green."""
+        self._shares.append(quiet.wait(self._patience))
+        with tempfile.TemporaryDirectory() as folder:
+            record = Path(folder, "record.json")
+            before, began = _cpu(), time.monotonic()
+            output = finish(command(suite, options), environment(record, settings))
+            wall, cpu = time.monotonic() - began, _cpu() - before
+            return _seen(json.loads(record.read_text()), output, wall, cpu, began)
+
+
+def finish(command: list[str], environment: Mapping[str, str]) -> str:
+    """Runs the command to its end and returns its output. Raises RuntimeError, with the output, if it fails."""
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"failed: {' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def command(suite: str, options: Iterable[str] = (), plugins: Iterable[str] = _WANTED) -> list[str]:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks import runs
 from benchmarks.containers import Watcher
+from benchmarks.runs import WITHOUT_PLUGIN, Runner, Seen
 
-_Side = Callable[[], runs.Seen]
+_Side = Callable[[], Seen]
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Figure:
         return (self.goal is None or self.value <= self.goal) and not self.imported
 
 
-def no_database(processes: int) -> list[Figure]:
+def no_database(runner: Runner, processes: int) -> list[Figure]:
     """A run that uses no database, with the plugin and without; pytest-asyncio is loaded in both."""
     seen = _alternate(
         "no database",
         processes,
         {
-            "with the plugin": lambda: runs.run("no_database"),
-            "without": lambda: runs.run("no_database", options=runs.WITHOUT_PLUGIN),
+            "with the plugin": lambda: runner.run("no_database"),
+            "without": lambda: runner.run("no_database", options=WITHOUT_PLUGIN),
         },
     )
     imported = sorted({name for one in seen["with the plugin"] for name in one.imported})
@@ -47,14 +47,14 @@ def no_database(processes: int) -> list[Figure]:
     return [Figure(wall.what, wall.value, wall.goal, wall.parts, imported), cpu]
 
 
-def cold(migrations: Path, processes: int) -> list[Figure]:
+def cold(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
     """The first test on the embedded server, beside the same body with pgdbm imported and no database."""
     seen = _alternate(
         "cold embedded server",
         processes,
         {
-            "with the plugin": lambda: runs.run("plugin", options=_EMBEDDED, migrations=migrations),
-            "no database": lambda: runs.run("no_server", options=runs.WITHOUT_PLUGIN),
+            "with the plugin": lambda: runner.run("plugin", options=_EMBEDDED, migrations=migrations),
+            "no database": lambda: runner.run("no_server", options=WITHOUT_PLUGIN),
         },
     )
     return [
@@ -63,13 +63,13 @@ def cold(migrations: Path, processes: int) -> list[Figure]:
     ]
 
 
-def container(migrations: Path, processes: int) -> list[Figure]:
+def container(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
     """From the container's first successful `SELECT 1` until the first test's body is over."""
     after, whole = [], []
     for turn in range(processes):
         print(f"container: run {turn + 1}", file=sys.stderr)
         with Watcher() as watcher:
-            seen = runs.run("plugin", options=("--pgdbm-server=container",), migrations=migrations)
+            seen = runner.run("plugin", options=("--pgdbm-server=container",), migrations=migrations)
         after.append(seen.began + seen.first_body - watcher.answered)
         whole.append(seen.first_body)
     parts = {"from the start of pytest": statistics.median(whole)}
@@ -80,8 +80,8 @@ def container(migrations: Path, processes: int) -> list[Figure]:
 _EMBEDDED = ("--pgdbm-server=embedded",)
 
 
-def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, list[runs.Seen]]:
-    seen: dict[str, list[runs.Seen]] = defaultdict(list)
+def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, list[Seen]]:
+    seen: dict[str, list[Seen]] = defaultdict(list)
     for side in sides.values():
         side()  # warms the disk's cache and compiles what has not been compiled
     for turn in range(processes):
@@ -91,7 +91,7 @@ def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, 
     return seen
 
 
-def _difference(what: str, seen: dict[str, list[runs.Seen]], measure: str, goal: float | None) -> Figure:
+def _difference(what: str, seen: dict[str, list[Seen]], measure: str, goal: float | None) -> Figure:
     parts = {name: statistics.median(getattr(one, measure) for one in some) for name, some in seen.items()}
     first, second = parts.values()
     return Figure(what, first - second, goal, parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -13,14 +15,13 @@ import engine
 import pytest
 from conftest import Project
 from engine import IMAGE
-from test_xdist_and_deaths import HANGS, SECONDS_TO_VANISH, Scene, eventually
+from test_xdist_and_deaths import CONFTEST, HANGS, SECONDS_TO_VANISH, Scene, eventually
 
+from pytest_pgdbm.servers import installations
 from pytest_pgdbm.servers.docker_engine import LABEL, container_name
 
-pytestmark = [
-    pytest.mark.container,
-    pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by POSIX signals"),
-]
+needs_engine = pytest.mark.container
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by POSIX signals")
 
 TELLS = """
 import pathlib, pytest
@@ -60,9 +61,15 @@ class ContainerScene(Scene):
         self._client = client
         self._begun = int(time.time())
 
-    def start_on_container(self, *args: str, test: str) -> None:
-        """Starts the run, with two workers, on a container of the image at hand."""
-        self.start("-n", "2", *args, "--pgdbm-server=container", f"--pgdbm-image={IMAGE}", test=test)
+    def start_on_container(self, *args: str, test: str, workers: int = 2) -> None:
+        """Starts the run on a container of the image at hand; without workers it is the controller that tests."""
+        on_container = ("--pgdbm-server=container", f"--pgdbm-image={IMAGE}")
+        self.start("-n", str(workers), *args, *on_container, test=test)
+
+    def run_here(self, *args: str, test: str) -> pytest.RunResult:
+        """Runs in this process, on whatever server `args` and the image at hand lead to."""
+        self.project.write("conftest.py", CONFTEST)
+        return self.project.run(*args, f"--pgdbm-image={IMAGE}", test=test)
 
     @property
     def run(self) -> str:
@@ -79,13 +86,20 @@ class ContainerScene(Scene):
 
     def created(self) -> list[str]:
         """The names of the containers that the engine made for the run, whether they are still there or not."""
+        return [made["name"] for made in self._made(label=f"{LABEL}={self.run}")]
+
+    def reapers(self) -> list[str]:
+        """The images of testcontainers' reaper of which the engine made a container since the test began."""
+        return [made["image"] for made in self._made() if "ryuk" in made["image"]]
+
+    def _made(self, **filters: str) -> list[dict[str, str]]:
         events = self._client.events(
             since=self._begun,
             until=int(time.time()) + 1,
             decode=True,
-            filters={"event": "create", "label": f"{LABEL}={self.run}"},
+            filters={"type": "container", "event": "create", **filters},
         )
-        return [event["Actor"]["Attributes"]["name"] for event in events]
+        return [event["Actor"]["Attributes"] for event in events]
 
     def remove_containers(self) -> None:
         """Removes what a test that failed may have left."""
@@ -103,6 +117,23 @@ def scene(own_server_project: Project) -> Iterator[ContainerScene]:
         scene.remove_containers()
 
 
+@needs_engine
+@pytest.mark.parametrize("disabled", ["true", None], ids=["reaper disabled", "reaper not mentioned"])
+def test_a_run_alone_has_one_container_and_never_a_reaper(
+    scene: ContainerScene, disabled: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TESTCONTAINERS_RYUK_DISABLED", raising=False)
+    if disabled is not None:
+        monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", disabled)
+    scene.start_on_container(test=TELLS, workers=0)
+    assert "4 passed" in scene.end()
+    assert scene.created() == [container_name(scene.run)]
+    assert scene.reapers() == []
+    assert scene.containers() == set()
+    assert scene.left() == []
+
+
+@needs_engine
 def test_all_workers_share_one_container_and_each_has_its_own_database(scene: ContainerScene) -> None:
     scene.start_on_container("--dist=each", test=TELLS)
     assert "8 passed" in scene.end()
@@ -115,6 +146,7 @@ def test_all_workers_share_one_container_and_each_has_its_own_database(scene: Co
     assert scene.left() == []
 
 
+@needs_engine
 def test_no_container_is_left_ten_seconds_after_everything_was_killed(scene: ContainerScene) -> None:
     scene.start_on_container(test=HANGS)
     eventually(lambda: scene.signs("hangs-*"))
@@ -124,6 +156,27 @@ def test_no_container_is_left_ten_seconds_after_everything_was_killed(scene: Con
     eventually(lambda: scene.containers() == set() and scene.left() == [], SECONDS_TO_VANISH)
 
 
+@needs_engine
+def test_no_container_is_left_of_a_run_that_was_killed_while_its_container_started(scene: ContainerScene) -> None:
+    scene.start_on_container(test=HANGS, workers=0)
+    eventually(lambda: scene.signs("run-*") and scene.containers())
+    scene.kill_all()
+    assert not scene.signs("hangs-*")
+    eventually(lambda: scene.containers() == set() and scene.left() == [], SECONDS_TO_VANISH)
+
+
+@needs_engine
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_leaves_no_container(scene: ContainerScene, workers: int) -> None:
+    scene.start_on_container(test=HANGS, workers=workers)
+    eventually(lambda: scene.signs("hangs-*"))
+    assert scene.process is not None
+    os.killpg(scene.process.pid, signal.SIGINT)
+    scene.end()
+    eventually(lambda: scene.containers() == set() and scene.left() == [], SECONDS_TO_VANISH)
+
+
+@needs_engine
 def test_a_killed_worker_costs_its_test_only_and_the_container_stays(scene: ContainerScene) -> None:
     scene.start_on_container(test=KILLS_ITS_WORKER)
     output = scene.end()
@@ -134,3 +187,91 @@ def test_a_killed_worker_costs_its_test_only_and_the_container_stays(scene: Cont
     assert scene.created() == [container_name(scene.run)]
     assert scene.containers() == set()
     assert scene.left() == []
+
+
+# --- which server it is, and none
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without PostgreSQL's server programs."""
+    monkeypatch.setattr(installations, "_WHEELS", {"no_such_wheel": ("pginstall",)})
+    monkeypatch.setattr(installations, "_PLACES", ("/nowhere/*/bin",))
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which no Docker daemon can be reached."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+
+
+SAYS_ITS_KIND = """
+async def test_it(users_db, pgdbm_server):
+    assert pgdbm_server.kind == "container"
+    assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+"""
+
+
+@needs_engine
+def test_where_nothing_is_installed_auto_takes_a_container(scene: ContainerScene, nothing_installed: None) -> None:
+    result = scene.run_here(test=SAYS_ITS_KIND)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [f"pgdbm: container of {IMAGE}, since the server programs initdb and postgres were not found; *"]
+    )
+    assert scene.created() == [container_name(scene.run)]
+    assert scene.containers() == set()
+
+
+@needs_engine
+def test_a_container_of_another_version_than_asked_for_is_refused_and_removed(scene: ContainerScene) -> None:
+    result = scene.run_here("--pgdbm-server-version=99", test=SAYS_ITS_KIND)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "pytest-pgdbm could not get a Postgres server",
+            "  embedded: the server programs initdb and postgres of version 99 were not found",
+            f"  container: the server (image {IMAGE}) is PostgreSQL *, and 99 is asked for (--pgdbm-server-version)",
+            "  to mend it: install PostgreSQL 99 and name its bin folder with --pgdbm-server-bin,"
+            " or ask for another version with --pgdbm-server-version",
+        ]
+    )
+    assert scene.created() == [container_name(scene.run)]
+    assert scene.containers() == set()
+
+
+NO_DAEMON = "  container: the Docker daemon does not run: there is nothing at unix:///nowhere/docker.sock"
+
+
+def test_a_container_without_an_engine_is_one_error_with_what_mends_it(
+    own_server_project: Project, nowhere: None
+) -> None:
+    result = own_server_project.run("--pgdbm-server=container", test=SAYS_ITS_KIND)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "pytest-pgdbm could not get a Postgres server",
+            NO_DAEMON,
+            "  to mend it: start it (sudo systemctl start docker, or Docker Desktop),"
+            " or set DOCKER_HOST to where it listens",
+        ],
+        consecutive=True,
+    )
+
+
+def test_where_neither_programs_nor_an_engine_are_auto_tells_of_both(
+    own_server_project: Project, nothing_installed: None, nowhere: None
+) -> None:
+    result = own_server_project.run(test=SAYS_ITS_KIND)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "pytest-pgdbm could not get a Postgres server",
+            "  embedded: the server programs initdb and postgres were not found",
+            "      looked for the wheels no_such_wheel; pg_config, postgres and initdb on PATH; /nowhere/[*]/bin",
+            NO_DAEMON,
+            "  to mend it: pip install 'pytest-pgdbm[[]embedded[]]'",
+        ],
+        consecutive=True,
+    )

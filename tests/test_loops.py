@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -427,6 +430,546 @@ def test_a_loop_that_runs_for_ever(users_db):
 def test_applications_threads_and_loops_of_the_users_own(
     loops: Project, assert_nothing_left: Callable[[], None]
 ) -> None:
-    result = loops.run_apart(test=APPLICATIONS)
+    # Starlette's client says so of httpx, which it can be used with.
+    result = loops.run_apart("-W", "ignore:Using `httpx` with:UserWarning", test=APPLICATIONS)
     result.assert_outcomes(passed=19)
+    assert_nothing_left()
+
+
+UVLOOP = """
+import pytest
+from help import assert_no_connection, check, fill
+
+async def test_pool(users_db, pgdbm_db):
+    import asyncio, uvloop
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+    await check(users_db)
+    assert await pgdbm_db("users") is users_db
+    await fill(users_db.pool)
+
+def test_no_connection(pgdbm_url):
+    assert_no_connection(pgdbm_url)
+
+@pytest.mark.parametrize("time", range(2))
+@pytest.mark.asyncio(loop_scope="session")
+async def test_session(users_db, time):
+    await check(users_db)
+    await fill(users_db.pool)
+"""
+
+UVLOOP_POLICY = """
+import pytest, uvloop
+
+@pytest.fixture(scope="session")
+def event_loop_policy():
+    return uvloop.EventLoopPolicy()
+"""
+
+UVLOOP_FACTORY = """
+import uvloop
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
+"""
+
+
+def test_uvloop(loops: Project, assert_nothing_left: Callable[[], None]) -> None:
+    from pytest_asyncio import plugin
+
+    hooked = hasattr(plugin, "PytestAsyncioSpecs") and "pytest_asyncio_loop_factories" in vars(
+        plugin.PytestAsyncioSpecs
+    )
+    chosen = UVLOOP_FACTORY if hooked else UVLOOP_POLICY
+    declared = (loops.path / "conftest.py").read_text()
+    loops.write("conftest.py", declared + chosen)
+    loops.run(test=UVLOOP).assert_outcomes(passed=4)
+    assert_nothing_left()
+
+
+POOL = """
+import asyncio
+import asyncpg
+import pytest
+from help import ADD, COUNT, assert_no_connection, check, fill
+from pgdbm import AsyncDatabaseManager
+from pgdbm.monitoring import MonitoredAsyncDatabaseManager
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+async def test_is_a_pool(pgdbm_pool, users_db):
+    assert isinstance(pgdbm_pool, asyncpg.Pool)
+    assert isinstance(users_db, AsyncDatabaseManager)
+    assert users_db.pool is users_db._pool is pgdbm_pool
+
+async def test_every_way_to_get_a_connection(pgdbm_pool):
+    async with pgdbm_pool.acquire() as connection:
+        assert await connection.fetchval("select 1") == 1
+    connection = await pgdbm_pool.acquire(timeout=5)
+    try:
+        assert pgdbm_pool.get_size() - pgdbm_pool.get_idle_size() == 1
+        assert await connection.fetchval("select 2") == 2
+    finally:
+        await pgdbm_pool.release(connection)
+    await pgdbm_pool.release(connection)
+    connection = await asyncio.wait_for(pgdbm_pool.acquire(), 5)
+    await connection.close()
+    assert await pgdbm_pool.fetchval("select 3") == 3
+    await fill(pgdbm_pool)
+
+async def test_every_way_to_ask_a_query(pgdbm_pool, users_db):
+    sql = users_db.prepare_query(ADD)
+    assert await pgdbm_pool.execute(sql, "a@example.org") == "INSERT 0 1"
+    await pgdbm_pool.executemany(sql, [("b@example.org",), ("c@example.org",)])
+    assert (await pgdbm_pool.fetchrow(sql, "d@example.org"))["id"] == 4
+    assert [row["id"] for row in await pgdbm_pool.fetchmany(sql, [("e@example.org",)])] == [5]
+    copied = await pgdbm_pool.copy_records_to_table(
+        "users", schema_name=users_db.schema, columns=["email"], records=[("f@example.org",)]
+    )
+    assert copied == "COPY 1"
+    assert await users_db.copy_records_to_table("users", [("g@example.org",)], ["email"]) == 1
+    assert len(await pgdbm_pool.fetch(users_db.prepare_query("select * from {{tables.users}}"))) == 7
+
+async def test_transactions_and_cursors(users_db):
+    with pytest.raises(ZeroDivisionError):
+        async with users_db.transaction() as outer:
+            await outer.execute(ADD, "a@example.org")
+            async with outer.transaction() as inner:
+                await inner.execute(ADD, "b@example.org")
+            assert await outer.fetch_value(COUNT) == 2
+            1 / 0
+    assert await users_db.fetch_value(COUNT) == 0
+    async with users_db.acquire() as connection, connection.transaction():
+        seen = [row["n"] async for row in connection.cursor("select generate_series(1, 5) n", prefetch=2)]
+    assert seen == [1, 2, 3, 4, 5]
+
+async def test_two_connections_at_once(users_db):
+    async with users_db.acquire() as one, users_db.acquire() as other:
+        assert one.get_server_pid() != other.get_server_pid()
+
+async def test_notifications(pgdbm_pool):
+    heard = asyncio.Queue()
+    listener = lambda connection, pid, channel, payload: heard.put_nowait(payload)
+    async with pgdbm_pool.acquire() as connection:
+        await connection.add_listener("news", listener)
+        await pgdbm_pool.execute("select pg_notify('news', 'hello')")
+        assert await asyncio.wait_for(heard.get(), 5) == "hello"
+        await connection.remove_listener("news", listener)
+
+async def test_a_manager_of_the_applications_own(pgdbm_pool, users_db):
+    own = AsyncDatabaseManager(pool=pgdbm_pool, schema=users_db.schema)
+    assert await own.fetch_value(ADD, "a@example.org") == 1
+    await own.disconnect()
+    watched = MonitoredAsyncDatabaseManager(pool=pgdbm_pool, schema=users_db.schema)
+    assert await watched.fetch_one("select email from {{tables.users}}") == {"email": "a@example.org"}
+    metrics = await watched.get_metrics()
+    assert metrics.queries_failed == 0
+    assert metrics.pool_max == pgdbm_pool.get_max_size() >= 2
+
+async def test_statistics(users_db):
+    await users_db.fetch_value("select 1")
+    statistics = await users_db.get_pool_stats()
+    assert statistics["status"] == "connected"
+    assert statistics["max_size"] >= statistics["size"] >= 1
+    assert statistics["used_size"] == 0
+    assert statistics["database"]
+
+async def test_an_application_closes_its_pool_at_shutdown(pgdbm_pool, pgdbm_url):
+    async with pgdbm_pool as pool:
+        assert pool is pgdbm_pool
+        assert await pool.fetchval("select 1") == 1
+    assert pgdbm_pool.get_size() == 0
+    await asyncio.gather(pgdbm_pool.close(), pgdbm_pool.close())
+    await asyncio.to_thread(assert_no_connection, pgdbm_url)
+
+async def test_the_next_test_goes_on(users_db, pgdbm_pool):
+    await check(users_db)
+    assert await pgdbm_pool is pgdbm_pool
+    pgdbm_pool.terminate()
+    assert await users_db.fetch_value(COUNT) == 1
+    before = await pgdbm_pool.fetchval("select pg_backend_pid()")
+    await pgdbm_pool.expire_connections()
+    assert await pgdbm_pool.fetchval("select pg_backend_pid()") != before
+
+async def test_closing_waits_for_a_connection_that_is_out(users_db, pgdbm_pool):
+    async def work():
+        async with users_db.transaction() as transaction:
+            await started()
+            await transaction.execute("select pg_sleep(0.1)")
+            await transaction.execute(ADD, "a@example.org")
+
+    future = asyncio.get_running_loop().create_future()
+    async def started():
+        future.set_result(None)
+
+    task = asyncio.create_task(work())
+    await future
+    await pgdbm_pool.close()
+    await task
+    assert await users_db.fetch_value(COUNT) == 1
+
+async def test_session_state_within_a_test_is_as_in_production(pgdbm_pool):
+    await pgdbm_pool.execute("create temp table mine (n int); create temp sequence numbers; select nextval('numbers')")
+    await asyncio.sleep(0)
+    assert await pgdbm_pool.fetchval("select count(*) from mine") == 0
+    assert await pgdbm_pool.fetchval("select currval('numbers')") == 1
+
+async def test_session_state_is_gone_in_the_next(pgdbm_pool):
+    assert await pgdbm_pool.fetchval("select to_regclass('pg_temp.mine')") is None
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+        await pgdbm_pool.execute("select lastval()")
+
+async def test_the_pool_cannot_be_sent_elsewhere(pgdbm_pool):
+    with pytest.raises(asyncpg.InterfaceError, match="the pool of pytest-pgdbm cannot be sent to another server"):
+        pgdbm_pool.set_connect_args("postgresql://elsewhere")
+    assert repr(pgdbm_pool) == "<pytest-pgdbm pool, open in 1 loops>"
+    assert not pgdbm_pool.is_closing()
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_connections_die_between_tests(pgdbm_url):
+    connection = await asyncpg.connect(pgdbm_url)
+    await connection.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'pgdbm%pool'")
+    await connection.close()
+
+async def test_the_next_test_gets_a_living_one(pgdbm_pool, users_db):
+    await check(users_db)
+    await fill(pgdbm_pool)
+"""
+
+
+def test_the_pool_is_one_for_its_users(loops: Project, assert_nothing_left: Callable[[], None]) -> None:
+    result = loops.run(test=POOL)
+    result.assert_outcomes(passed=16)
+    assert_nothing_left()
+
+
+LEAKS = """
+import asyncio
+import pytest
+from help import ADD, check, fill
+
+session = pytest.mark.asyncio(loop_scope="session")
+tasks = []
+
+async def test_function_loop(users_db):
+    connection = await users_db.pool.acquire()
+    await connection.execute(users_db.prepare_query(ADD), "a@example.org")
+
+async def test_after_function_loop(users_db):
+    await check(users_db)
+    await fill(users_db.pool)
+
+async def test_task_of_a_function_loop(users_db):
+    async def work():
+        async with users_db.acquire() as connection:
+            task = asyncio.create_task(asyncio.sleep(3600))
+            started.set()
+            await connection.fetchval("select pg_sleep(3600)")
+
+    started = asyncio.Event()
+    task = asyncio.create_task(work())
+    await started.wait()
+
+@session
+async def test_session_loop(users_db):
+    context = users_db.acquire()
+    connection = await context.__aenter__()
+    users_db.context = context
+    tasks.append(context)
+    await connection.execute("select 1 as kept_in_session_loop")
+
+@session
+async def test_after_session_loop(users_db):
+    await check(users_db)
+    await fill(users_db.pool)
+
+@session
+async def test_transaction(users_db):
+    async def work():
+        async with users_db.transaction() as transaction:
+            await transaction.execute(ADD, "a@example.org")
+            started.set()
+            await asyncio.sleep(3600)
+
+    started = asyncio.Event()
+    tasks.append(asyncio.create_task(work()))
+    await started.wait()
+
+@session
+async def test_after_transaction(users_db):
+    await check(users_db)
+    await fill(users_db.pool)
+
+@session
+async def test_query(users_db):
+    async def work():
+        started.set()
+        await users_db.fetch_value("select pg_sleep(3600)")
+
+    started = asyncio.Event()
+    tasks.append(asyncio.create_task(work()))
+    await started.wait()
+    await asyncio.sleep(0.1)
+
+@session
+async def test_after_query(users_db):
+    await check(users_db)
+    with pytest.raises(Exception, match="connection"):
+        await tasks[-1]
+    await fill(users_db.pool)
+
+def test_in_a_thread(users_db):
+    async def work():
+        connection = await users_db.pool.acquire()
+        await connection.execute("select 1 as kept_in_thread")
+
+    asyncio.run(work())
+
+def test_before_anything_is_leased(pgdbm_pool):
+    async def work():
+        connection = await pgdbm_pool.acquire()
+        await connection.execute("select 1 as kept_without_lease")
+
+    asyncio.run(work())
+
+@session
+async def test_all_is_well(users_db):
+    await check(users_db)
+    await fill(users_db.pool)
+    tasks[1].cancel()
+"""
+
+
+def test_a_connection_that_is_not_given_back_is_named_and_cut_off(
+    loops: Project, assert_nothing_left: Callable[[], None]
+) -> None:
+    began = time.monotonic()
+    result = loops.run("-W", "always::pytest_pgdbm.PgdbmLeakWarning", test=LEAKS)
+    assert time.monotonic() - began < 20
+    result.assert_outcomes(passed=12, warnings=6)
+    end = "*last query '{}*'). It was cut off; release it, or use 'async with'"
+    start = (
+        "*PgdbmLeakWarning: test_it.py::{} ended without giving back a connection that it took at *{} (server process *"
+    )
+    result.stdout.fnmatch_lines(
+        [
+            start.format("test_function_loop", "test_it.py:10") + ", idle, " + end.format("insert into "),
+            start.format("test_session_loop", "test_it.py:31") + ", idle, " + end.format("select 1 as kept_in_session"),
+            start.format("test_transaction", "test_it.py:44") + ", idle in transaction, " + end.format("insert into "),
+            start.format("test_query", "test_it.py:62") + ", active, " + end.format("select pg_sleep"),
+            start.format("test_in_a_thread", "test_it.py:78") + ", idle, " + end.format("select 1 as kept_in_thread"),
+            "*PgdbmLeakWarning: a test ended *:85 (server process *, " + end.format("select 1 as kept_without_lease"),
+        ]
+    )
+    assert_nothing_left()
+
+
+def test_a_task_that_outlives_its_test_is_told_whose_its_manager_was(loops: Project) -> None:
+    result = loops.run(
+        "-rP",
+        test="""
+        import asyncio
+        import pytest
+        from help import ADD, check
+
+        pytestmark = pytest.mark.asyncio(loop_scope="session")
+        left = []
+
+        async def work(db, go):
+            await go.wait()
+            await db.execute(ADD, "late@example.org")
+
+        async def test_first(users_db):
+            go = asyncio.Event()
+            left.extend([go, asyncio.create_task(work(users_db, go))])
+
+        async def test_second(users_db):
+            go, task = left
+            go.set()
+            with pytest.raises(Exception) as caught:
+                await task
+            await check(users_db)
+            print(f"{type(caught.value).__name__}: {caught.value}")
+        """,
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "LeaseEnded: this manager belonged to test_it.py::test_first, which has ended, and its schema with it;"
+            " something that outlives the test (a task, a thread, a module-level variable) still uses it"
+        ]
+    )
+
+
+CAPLOG = """
+import asyncio
+import logging
+
+import asyncpg
+import pytest
+from help import check
+from pgdbm import AsyncDatabaseManager
+
+OTHERS = {"asyncio"}  # what pytest-asyncio's own loop logs in its set-up
+
+def plugins_own(caplog, when):
+    return [record for record in caplog.get_records(when) if record.name not in OTHERS]
+
+def test_the_first_of_all(caplog, pgdbm_db):
+    caplog.set_level(logging.DEBUG)
+    users, orders = pgdbm_db("users", "orders").get()
+    assert plugins_own(caplog, "setup") == []
+    assert caplog.records == []
+
+async def test_the_pool_is_opened(caplog, users_db):
+    caplog.set_level(logging.DEBUG)
+    await check(users_db)
+    assert plugins_own(caplog, "setup") == []
+    assert caplog.records == []
+
+async def test_the_factory_is_awaited(caplog, pgdbm_db):
+    caplog.set_level(logging.DEBUG)
+    users, orders = await asyncio.gather(pgdbm_db("users"), pgdbm_db("orders"))
+    await check(users)
+    assert caplog.records == []
+
+async def test_what_the_test_itself_does_is_logged(caplog, users_db, pgdbm_url):
+    caplog.set_level(logging.DEBUG)
+    from pgdbm import DatabaseConfig
+    pool = await AsyncDatabaseManager.create_shared_pool(
+        DatabaseConfig(connection_string=pgdbm_url, min_connections=1, max_connections=2))
+    await pool.close()
+    assert "Shared connection pool created successfully" in caplog.messages
+    await AsyncDatabaseManager(pool=users_db.pool, schema=users_db.schema).disconnect()
+    assert "Using external pool - skipping disconnect" in caplog.messages
+
+async def test_a_listener_that_logs_is_heard(caplog, users_db):
+    caplog.set_level(logging.DEBUG)
+    heard = asyncio.Event()
+
+    def listener(*news):
+        logging.getLogger("pgdbm.core").info("news")
+        heard.set()
+
+    async with users_db.acquire() as connection:
+        await connection.add_listener("news", listener)
+        await connection.execute("notify news")
+        await asyncio.wait_for(heard.wait(), 5)
+        await connection.remove_listener("news", listener)
+    assert caplog.messages == ["news"]
+
+async def test_a_leak(caplog, users_db):
+    caplog.set_level(logging.DEBUG)
+    await users_db.pool.acquire()
+
+def test_after_it(caplog):
+    assert plugins_own(caplog, "setup") == []
+"""
+
+
+@pytest.mark.parametrize("level", [(), ("-o", "log_level=DEBUG")])
+def test_what_the_plugin_does_reaches_no_caplog(loops: Project, level: tuple[str, ...]) -> None:
+    result = loops.run("-W", "always::pytest_pgdbm.PgdbmLeakWarning", *level, "-rA", test=CAPLOG)
+    result.assert_outcomes(passed=7, warnings=1)
+
+
+SLOW = """
+create table {{tables.users}} (id serial primary key, email text not null unique);
+select pg_sleep(3600);
+"""
+
+
+def test_cancelled_in_the_middle_of_a_migration_nothing_is_left(
+    loops: Project, assert_nothing_left: Callable[[], None]
+) -> None:
+    loops.write("migrations/slow/001_slow.sql", SLOW)
+    result = loops.run(
+        test="""
+        import asyncio
+        import asyncpg
+        import pytest
+        from help import check
+
+        SCHEMAS = "select nspname from pg_namespace where nspname like 'pgdbm%slow%'"
+
+        async def test_timeout(pgdbm_db, pgdbm_url):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(pgdbm_db("slow"), 0.3)
+            connection = await asyncpg.connect(pgdbm_url)
+            assert await connection.fetch(SCHEMAS) == []
+            await connection.close()
+            await check(await pgdbm_db("users"))
+
+        async def test_cancelled_task(pgdbm_db):
+            task = asyncio.create_task(wait(pgdbm_db("slow")))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await check(await pgdbm_db("users"))
+
+        async def test_task_that_nobody_waits_for(pgdbm_db):
+            task = asyncio.create_task(wait(pgdbm_db("slow")))
+            await asyncio.sleep(0.1)
+
+        async def wait(lease):
+            await lease
+
+        async def test_next(pgdbm_db):
+            await check(await pgdbm_db("users"))
+        """
+    )
+    result.assert_outcomes(passed=4)
+    assert_nothing_left()
+
+
+INTERRUPTED = {
+    "awaited": """
+        async def test_slow(pgdbm_db):
+            await pgdbm_db("slow")
+        """,
+    "shielded": """
+        import asyncio
+
+        async def ask(pgdbm_db):
+            await pgdbm_db("slow")
+
+        async def test_slow(pgdbm_db):
+            await asyncio.shield(ask(pgdbm_db))
+        """,
+    "blocking": """
+        def test_slow(pgdbm_db):
+            pgdbm_db("slow").get()
+        """,
+    "fixture": """
+        from pytest_pgdbm import pgdbm_db
+
+        slow_db = pgdbm_db("slow")
+
+        async def test_slow(slow_db):
+            pass
+        """,
+}
+
+
+@pytest.mark.parametrize("how", INTERRUPTED)
+def test_interrupted_in_the_middle_of_a_migration_nothing_is_left(
+    loops: Project, query: Query, assert_nothing_left: Callable[[], None], how: str
+) -> None:
+    loops.write("migrations/slow/001_slow.sql", SLOW)
+    loops.write("test_it.py", INTERRUPTED[how])
+    command = [sys.executable, "-m", "pytest", f"--pgdbm-url={loops.url}"]
+    with subprocess.Popen(command, cwd=loops.path, stdout=subprocess.PIPE, text=True) as run:
+        try:
+            wait_until(
+                lambda: bool(
+                    query("select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'")
+                )
+            )
+            run.send_signal(signal.SIGINT)
+            output, _ = run.communicate(timeout=20)
+        finally:
+            run.kill()
+    assert run.returncode == 2
+    assert "KeyboardInterrupt" in output
     assert_nothing_left()

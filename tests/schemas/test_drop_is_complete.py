@@ -13,8 +13,6 @@ from pytest_pgdbm.ground.names import quote_literal, schema_name
 from pytest_pgdbm.schemas.drop import drop
 from pytest_pgdbm.schemas.proof import Proof
 
-pytest_plugins = ["workshop"]
-
 OURS = """
 create table {s}.t (id serial primary key, name text, n int unique);
 create table {s}.other (id int references {s}.t, t {s}.t);
@@ -62,7 +60,7 @@ TAKEN = {
     "a column of our composite type": "create table theirs.x (id int, m {s}.pair)",
     "a column of our domain": "create table theirs.x (id int, m {s}.positive)",
     "a column of our range": "create table theirs.x (id int, m {s}.span)",
-    "a column with our collation": 'create table theirs.x (id int, m text collate {s}.plain)',
+    "a column with our collation": "create table theirs.x (id int, m text collate {s}.plain)",
     "a foreign key": "create table theirs.x (id int references {s}.t)",
     "a foreign key to a unique column": "create table theirs.x (id int references {s}.t (n))",
     "a foreign key to our partitioned table": "create table theirs.x (id int references {s}.parted)",
@@ -86,7 +84,7 @@ TAKEN = {
     " insert into {s}.t (name) values ('x')",
     "a function that takes our type": "create function theirs.x({s}.mood) returns int language sql as 'select 1'",
     "a function that gives our table's rows": "create function theirs.x() returns setof {s}.t language sql"
-    " as 'select null'",
+    " as 'select null::int, null::text, null::int'",
     "a function with a parsed body": "create function theirs.x() returns bigint begin atomic"
     " select count(*) from {s}.t; end",
     "a procedure": "create procedure theirs.x({s}.mood) language sql as 'select 1'",
@@ -137,12 +135,39 @@ LEFT = {
     "our view's comment": "comment on view {s}.v is 'x'; grant select on {s}.v to public",
 }
 
-_CATALOGS = (
-    "pg_class pg_type pg_proc pg_attrdef pg_constraint pg_trigger pg_rewrite pg_policy pg_operator pg_opclass"
-    " pg_opfamily pg_amop pg_amproc pg_cast pg_collation pg_conversion pg_ts_config pg_ts_dict pg_ts_parser"
-    " pg_ts_template pg_statistic_ext pg_extension pg_event_trigger pg_publication pg_foreign_data_wrapper"
-    " pg_foreign_server pg_language pg_namespace pg_am pg_transform pg_default_acl"
-).split()
+_CATALOGS = [
+    "pg_class",
+    "pg_type",
+    "pg_proc",
+    "pg_attrdef",
+    "pg_constraint",
+    "pg_trigger",
+    "pg_rewrite",
+    "pg_policy",
+    "pg_operator",
+    "pg_opclass",
+    "pg_opfamily",
+    "pg_amop",
+    "pg_amproc",
+    "pg_cast",
+    "pg_collation",
+    "pg_conversion",
+    "pg_ts_config",
+    "pg_ts_dict",
+    "pg_ts_parser",
+    "pg_ts_template",
+    "pg_statistic_ext",
+    "pg_extension",
+    "pg_event_trigger",
+    "pg_publication",
+    "pg_foreign_data_wrapper",
+    "pg_foreign_server",
+    "pg_language",
+    "pg_namespace",
+    "pg_am",
+    "pg_transform",
+    "pg_default_acl",
+]
 _EVERYTHING = (
     "select classid, objid, objsubid, (pg_identify_object(classid, objid, objsubid)).identity from ("
     + " union all ".join(
@@ -193,9 +218,7 @@ async def prepare(connection: asyncpg.Connection, schema: str, proof: Proof) -> 
     await connection.execute("set client_min_messages = error; drop schema if exists theirs cascade")
     await connection.execute(f"drop schema if exists {schema} cascade; drop publication if exists theirs")
     await connection.execute("create schema theirs; create type theirs.kind as enum ('good')")
-    await connection.execute(
-        "create function theirs.tr() returns trigger language plpgsql as 'begin return new; end'"
-    )
+    await connection.execute("create function theirs.tr() returns trigger language plpgsql as 'begin return new; end'")
     await connection.execute(f"create schema {schema}")
     await connection.execute(f"comment on schema {schema} is {quote_literal(proof.comment('users'))}")
     await connection.execute(OURS.format(s=schema))

@@ -102,12 +102,26 @@ async def _clean(connection: Any) -> bool:
     try:
         await connection.execute(_CLEAN)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection.terminate()
+        terminate(connection)
         return False
     except BaseException:
-        connection.terminate()
+        terminate(connection)
         raise
     return True
+
+
+def terminate(connection: Any) -> None:
+    """Closes a pool's connection without asking it; its place in the pool is free then."""
+    with contextlib.suppress(asyncpg.InterfaceError):  # it was given back, or its server process died
+        connection.terminate()
+
+
+def is_closed(connection: Any) -> bool:
+    """Whether a pool's connection was closed or given back."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
 
 
 async def _drained(pool: asyncpg.Pool, patience: float) -> bool:

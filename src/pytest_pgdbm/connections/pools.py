@@ -18,7 +18,7 @@ import asyncpg
 
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.loop import running_loop
-from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool
+from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool, is_closed, terminate
 from pytest_pgdbm.connections.places import Place, caller
 
 EndBackends = Callable[[Collection[int]], Awaitable[dict[int, Activity]]]
@@ -73,7 +73,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
             checkout = self._out.pop(id(connection), None)
         if checkout is not None:
             await checkout.pool.release(connection, timeout=timeout)
-        elif not _is_closed(connection):
+        elif not is_closed(connection):
             await (await self._begun()).release(connection, timeout=timeout)
 
     def next_test(self) -> None:
@@ -94,7 +94,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         cut = await self._cut(left)
         for checkout in left:
             with contextlib.suppress(RuntimeError):  # its loop was closed just now
-                checkout.loop.call_soon_threadsafe(_terminate, checkout.connection)
+                checkout.loop.call_soon_threadsafe(terminate, checkout.connection)
         with self._lock:
             lost, self._lost = self._lost, []
         return lost + cut
@@ -213,7 +213,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
             for checkout in popped:
                 del self._out[id(checkout.connection)]
         # asyncpg takes a connection that its user closed as given back.
-        return [checkout for checkout in popped if not _is_closed(checkout.connection)]
+        return [checkout for checkout in popped if not is_closed(checkout.connection)]
 
     async def _cut(self, checkouts: Sequence[Checkout]) -> list[Checkout]:
         if not checkouts:
@@ -249,15 +249,3 @@ class _Acquire:
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._pool._take(self._timeout, self._owner, self._place).__await__()
-
-
-def _is_closed(connection: Any) -> bool:
-    try:
-        return bool(connection.is_closed())
-    except asyncpg.InterfaceError:  # it was given back
-        return True
-
-
-def _terminate(connection: Any) -> None:
-    with contextlib.suppress(asyncpg.InterfaceError):  # it was given back after all
-        connection.terminate()

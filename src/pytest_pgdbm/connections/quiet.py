@@ -1,4 +1,4 @@
-"""What pgdbm and asyncio log while the plugin works stays out of the tests' `caplog`.
+"""What the plugin's libraries log while it works stays out of the tests' `caplog`.
 
 The filter drops a record only if it was logged by work of the plugin's own, told by a context variable: what the
 test's own tasks log at the same time passes.
@@ -12,12 +12,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _LOGGERS = (
-    "pgdbm.core",
-    "pgdbm.migrations",
     "asyncio",
     "asyncpg.pool",
     "concurrent.futures",
+    "docker.auth",
+    "docker.utils.config",
     "filelock",
+    "pgdbm.core",
+    "pgdbm.migrations",
+    "testcontainers.core.container",
+    "testcontainers.core.docker_client",
+    "testcontainers.core.image",
+    "testcontainers.core.wait_strategies",
+    "testcontainers.core.waiting_utils",
+    "urllib3.connectionpool",
+    "urllib3.util.retry",
 )
 
 
@@ -38,7 +47,7 @@ class _NotOurs(logging.Filter):
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """What pgdbm and asyncio log inside is dropped, in this task or thread only."""
+    """What the plugin's libraries log inside is dropped, in this task or thread only."""
     # A connection that is opened inside hands its context to the test's listeners, for ever: hence the flag.
     work = _Work()
     token = _working.set(work)

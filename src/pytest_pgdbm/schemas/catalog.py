@@ -80,7 +80,7 @@ belonging(classid, objid, objsubid, inside, via) as (
     select 'pg_catalog.pg_namespace'::regclass::oid, oid, 0, true, oid from own
     union
     select d.classid, d.objid, d.objsubid,
-        d.deptype = 'e'
+        d.deptype in ('e', 'i')
             or coalesce(
                 h.home = any(array(select oid from own)) or h.home = any(array(select oid from neutral)),
                 not exists (
@@ -99,7 +99,8 @@ belonging(classid, objid, objsubid, inside, via) as (
 """
 """Common table expressions, for after `with recursive`: `$1` are the names of schemas, `belonging` what goes with them.
 
-Rows with `inside` are theirs: what lies in them, its parts, the members of extensions that are installed in them, and
+Rows with `inside` are theirs: what lies in them, its parts (also the triggers of a foreign key on the other table),
+the members of extensions that are installed in them, and
 what lies in no schema (a cast, an event trigger) and refers to nothing in another one. The other rows depend on them
 from outside; nothing is looked for beyond those. `via` is the schema through which a row was found. What lies in
 schemas of extensions, among temporary objects or in toast counts as its table's.
@@ -127,7 +128,8 @@ Every plan is made anew after a schema was made or dropped, so what each test ne
 
 IDENTITY = """
 cross join lateral (select case when {0}.classid = 'pg_catalog.pg_rewrite'::regclass
-    then (select ev_class from pg_catalog.pg_rewrite where oid = {0}.objid) end as relation offset 0) ruled
+    then (select ev_class from pg_catalog.pg_rewrite
+    where oid = {0}.objid and rulename = '_RETURN') end as relation offset 0) ruled
 cross join lateral pg_catalog.pg_identify_object(
     case when ruled.relation is null then {0}.classid else 'pg_catalog.pg_class'::regclass end,
     coalesce(ruled.relation, {0}.objid),

@@ -82,7 +82,7 @@ def _where(path: Path | None, line: int | None) -> str:
 def _said(error: BaseException) -> str:
     said = str(error)
     kind = type(error).__name__
-    if isinstance(error, asyncpg.PostgresError):
+    if getattr(error, "severity", None):  # asyncpg raises some of the server's errors itself
         kind = "the server says"
         context = getattr(error, "context", None)
         said += f"\nCONTEXT:  {context}" if context else ""

@@ -172,7 +172,7 @@ class Home:
         return undoing
 
     async def _undo(self, schemas: Sequence[str], error: BaseException) -> None:
-        await self._pool.close()
+        self._pool.terminate()  # a seed that failed need not have given its connections back
         kept, _ = await self._removal.remove([schemas])
         if kept and isinstance(error, BuildError):
             lines = [f"  schema {each.schema} stays: {each.why}" for each in kept]

@@ -117,7 +117,7 @@ select exists (
 _LEANING = f"""
 with recursive {BELONGING},
 t(classid, objid, objsubid, by_class, by_id, by_sub) as (
-    select distinct d.refclassid, d.refobjid, 0, b.classid, b.objid, b.objsubid
+    select distinct d.refclassid, d.refobjid, 0, b.classid, b.objid, d.objsubid
     from belonging b join pg_catalog.pg_depend d on d.classid = b.classid and d.objid = b.objid and d.deptype <> 'e'
     where b.inside
 ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -13,14 +13,13 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas.drop import Kept, drop, mark
 from pytest_pgdbm.schemas.holders import Holder, end_left_behind, find_holders
 from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.watched import FAILURES
 
 SECONDS_TO_TRY = 0.2
 """How long a drop waits for a lock before it is looked who has it."""
 
 Sets: TypeAlias = "Sequence[Sequence[str]]"
 """The schemas of each set."""
-
-_LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncio.TimeoutError)
 
 
 class Removal:
@@ -37,11 +36,11 @@ class Removal:
             return [], []
         try:
             return await self._remove(sets)
-        except _LOST:
-            pass  # the connection, perhaps not the server
+        except FAILURES:
+            pass  # the connection was lost, perhaps not the server
         try:
             return await self._remove(sets)
-        except _LOST as error:
+        except FAILURES as error:
             why = f"the connection to the server was lost ({masked(str(error))})"
             return [Kept(schema, why) for schemas in sets for schema in schemas], []
 
@@ -65,7 +64,8 @@ class Removal:
         except asyncpg.PostgresError as error:
             why = _why(error, await find_holders(connection, schemas, self._pool_application))
             kept = [Kept(schema, why) for schema in schemas]
-            await mark(connection, kept)
+            with contextlib.suppress(asyncpg.PostgresError):
+                await mark(connection, kept)
             return kept
 
 

@@ -1,0 +1,154 @@
+"""Building and dropping sets in one process, without an inner run: a database, a home in it, small services.
+
+The conftest makes its fixtures known to all tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from pytest_pgdbm import PgdbmServer, Service
+from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.opening import PGDBM_PATH, Opening
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.fixtures import SESSION
+from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.leasing.resolver import Asked, Library, Resolver
+from pytest_pgdbm.schemas.home import Home
+from pytest_pgdbm.schemas.plan import BuiltSet
+
+
+class Workshop:
+    """A database of a test's own, and what can be built in it.
+
+    `own` is the run's server as the plugin has one of its own, `url` the same as a URL of an ordinary role would
+    give it.
+    """
+
+    def __init__(self, own: Endpoint, url: str, folder: Path) -> None:
+        self.own = own
+        self.url = url
+        self.folder = folder
+        self.database = url.rpartition("/")[2]
+        self.run = Run(names.new_run(), folder)
+
+    def service(self, name: str, files: Mapping[str, str] | str, **options: Any) -> Service:
+        """A service with these migrations; one text is one file."""
+        folder = self.folder / "services" / str(abs(hash(name)))
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in ({"001.sql": files} if isinstance(files, str) else files).items():
+            (folder / file).write_text(text, encoding="utf-8")
+        return Service(folder, **options)
+
+    def ask(self, name: str, services: Mapping[str, Service]) -> Asked:
+        """What a test gets that asks for one of these services."""
+        resolver = Resolver(
+            Library(),
+            test_file=self.folder / "test_it.py",
+            rootdir=self.folder,
+            offered=services,
+            declarations=[],
+            seeds={},
+        )
+        return resolver.ask(name)
+
+    @asynccontextmanager
+    async def home(
+        self,
+        *,
+        own: bool = False,
+        url: str | None = None,
+        path: str | None = None,
+        timeout: float | None = None,
+        extensions: Sequence[str] = (),
+    ) -> AsyncIterator[Home]:
+        """A place to build in, as the session makes it; by URL, or as on a server of the plugin's own."""
+        endpoint = self.own if own else await self.by_url(url or self.url)
+        chosen = SearchPath.parse(path)
+        application = names.application_name(run=self.run.id, worker=self.run.worker, part="pool")
+        opening = Opening(endpoint, self.database, application_name=application, path=chosen, size=4, options={})
+        home = Home(
+            endpoint,
+            self.run,
+            database=self.database,
+            pool=SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4),
+            path=chosen,
+            pinned=chosen.for_pool(PGDBM_PATH),
+            timeout=timeout,
+            extensions=extensions,
+        )
+        try:
+            yield home
+        finally:
+            await home.close()
+
+    async def by_url(self, url: str) -> Endpoint:
+        """The endpoint that a URL gives after the first login."""
+        mine = login.Login("nobody")
+        given = Endpoint("url", "", self.own.host, self.own.port, self.database, mine, mine, url=url)
+        return await login.first_login(given, application_name="workshop")
+
+    @asynccontextmanager
+    async def superuser(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of the server's superuser."""
+        async with connected(login.dsn(self.own, self.database, self.own.admin)) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def built(
+        self, name: str, services: Mapping[str, Service], **options: Any
+    ) -> AsyncIterator[tuple[Home, BuiltSet]]:
+        """A home with one set built in it."""
+        asked = self.ask(name, services)
+        async with self.home(**options) as home:
+            yield home, await home.build(asked.plan, asked.others)
+
+    async def schemas(self) -> list[str]:
+        """The plugin's schemas that are in the database."""
+        async with connected(self.url) as connection:
+            rows = await connection.fetch("select nspname from pg_namespace where nspname ~ '^pgdbm_' order by 1")
+            return [row["nspname"] for row in rows]
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that is closed afterwards."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def workshop(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Workshop:
+    """A workshop in an empty database, owned by an ordinary role."""
+    return Workshop(request.config.stash[SESSION]._get_endpoint(), database_url, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_workshop(
+    request: pytest.FixtureRequest, pgdbm_server: PgdbmServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workshop]:
+    """One for all tests of a module, each of which leaves it as it was."""
+    name = f"inner_test_{os.getpid()}_shared_{secrets.token_hex(4)}"
+    asyncio.run(_execute(pgdbm_server.url, f"create database {name}"))
+    url = pgdbm_server.url.rpartition("/")[0] + "/" + name
+    yield Workshop(request.config.stash[SESSION]._get_endpoint(), url, tmp_path_factory.mktemp("workshop"))
+    asyncio.run(_execute(pgdbm_server.url, f"drop database {name} with (force)"))
+
+
+async def _execute(url: str, statement: str) -> None:
+    async with connected(url) as connection:
+        await connection.execute(statement)
