@@ -279,7 +279,9 @@ def test_two_who_build_the_same_service_do_not_wait_for_each_other(workshop: Wor
             do $$ begin
                 perform pg_advisory_lock_shared(1, 1);
                 for i in 1..500 loop
-                    exit when (select count(*) from pg_locks where locktype = 'advisory' and classid = 1 and objid = 1) >= 2;
+                    exit when 2 <= (
+                        select count(*) from pg_locks where locktype = 'advisory' and classid = 1 and objid = 1
+                    );
                     perform pg_sleep(0.01);
                 end loop;
                 assert (select count(*) from pg_locks where locktype = 'advisory' and classid = 1 and objid = 1) >= 2;

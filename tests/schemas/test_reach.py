@@ -232,7 +232,7 @@ def test_it_is_looked_at_once_for_each_set_and_again_when_that_failed(workshop: 
         )
         async with workshop.home() as home:
             for _ in range(2):
-                with pytest.raises(BuildError, match="makes table public.made"):
+                with pytest.raises(BuildError, match=r"makes table public\.made"):
                     await home.build(asked.plan, ())
 
     asyncio.run(go())
