@@ -2,6 +2,7 @@
 
 project=$PWD
 work=$(mktemp -d "${TMPDIR:-/tmp}/ci-XXXXXX")
+chmod 755 "$work" # some tests become another user, who must find the programs in it
 copy=$work/checkout
 started=$SECONDS
 passed=0 failed=0 skipped=0
@@ -76,7 +77,7 @@ environment() { # environment NAME PYTHON PIP-ARGUMENTS...: a virtual environmen
   shift 2
   [ ! -x "$work/$name/bin/pip" ] || return 0
   "$python" -m venv "$work/$name"
-  "$work/$name/bin/pip" install -q --disable-pip-version-check "$@"
+  "$work/$name/bin/pip" install -qq --disable-pip-version-check "$@"
 }
 
 development() { environment dev python3 -e "$copy[embedded,dev]"; }

@@ -45,7 +45,7 @@ class Workshop:
 
     def service(self, name: str, files: Mapping[str, str] | str, **options: Any) -> Service:
         """A service with these migrations; one text is one file."""
-        folder = self.folder / "services" / str(abs(hash(name)))
+        folder = self.folder / "services" / names.identifier(name)[:40]
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in ({"001.sql": files} if isinstance(files, str) else files).items():
             (folder / file).write_text(text, encoding="utf-8")

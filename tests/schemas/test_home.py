@@ -209,7 +209,7 @@ create table {{{{tables.t}}}} (id int);
 def test_what_a_migration_leaves_in_its_session_is_gone_for_the_next_service(workshop: Workshop, own: bool) -> None:
     state = """
         do $$ begin
-            assert current_setting('search_path') = 'pg_catalog', 'path';
+            assert current_setting('search_path') <> 'public', 'path';
             assert current_setting('work_mem') <> '1MB', 'work_mem';
             assert current_setting('statement_timeout') = '0', 'timeout';
             assert current_user = session_user, 'role';
@@ -275,16 +275,15 @@ def test_two_who_build_the_same_service_do_not_wait_for_each_other(workshop: Wor
     """Both are in the middle of it at the same time, in which pgdbm would have the second one wait."""
 
     async def go() -> None:
-        meet = """
+        there = "(select count(*) from pg_locks where locktype = 'advisory' and classid = 1 and objid = 1)"
+        meet = f"""
             do $$ begin
                 perform pg_advisory_lock_shared(1, 1);
                 for i in 1..500 loop
-                    exit when 2 <= (
-                        select count(*) from pg_locks where locktype = 'advisory' and classid = 1 and objid = 1
-                    );
+                    exit when {there} >= 2;
                     perform pg_sleep(0.01);
                 end loop;
-                assert (select count(*) from pg_locks where locktype = 'advisory' and classid = 1 and objid = 1) >= 2;
+                assert {there} >= 2, 'the other one waits';
                 perform pg_sleep(0.05);
             end $$;
         """

@@ -30,6 +30,19 @@ def test_a_connection_that_holds_locks_on_the_set_alone_is_cut_off(workshop: Wor
     asyncio.run(go())
 
 
+def test_so_is_one_that_has_made_a_table_there_and_not_committed_it(workshop: Workshop) -> None:
+    async def go() -> None:
+        async with workshop.built("users", {"users": workshop.service("users", USERS)}) as (home, built):
+            holder = await asyncpg.connect(workshop.url)
+            await holder.execute(f"begin; create table {built.schemas['users']}.more (id int)")
+            kept, ended = await home.drop([built])
+            assert (kept, [each.pid for each in ended]) == ([], [holder.get_server_pid()])
+            holder.terminate()
+        assert await workshop.schemas() == []
+
+    asyncio.run(go())
+
+
 def test_somebody_who_holds_locks_elsewhere_too_is_left_alone_and_named(workshop: Workshop) -> None:
     async def go() -> None:
         services = {"users": workshop.service("users", USERS), "notes": workshop.service("notes", "select 1")}

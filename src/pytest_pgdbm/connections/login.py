@@ -129,6 +129,13 @@ _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...
     (socket.gaierror, _Hints("the host of {place} is not known ({message})", "check the host name in the URL")),
     (ssl.SSLError, _Hints("{place}: TLS failed ({message})", "check sslmode and sslrootcert in the URL")),
     (
+        FileNotFoundError,
+        _Hints(
+            "{place}: a file that the URL asks for is not there, a certificate or the server's socket ({message})",
+            "check sslrootcert, sslcert and sslkey in the URL, or start the server whose socket it names",
+        ),
+    ),
+    (
         OSError,
         _Hints(
             "{place} does not offer TLS, which the URL asks for ({message})",

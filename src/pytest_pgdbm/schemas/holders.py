@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import asyncpg
 
-# A transaction that was prepared has a lock and no process: https://www.postgresql.org/docs/current/view-pg-locks.html
+# A table that is not committed yet cannot be seen, but making it locks the schema. A transaction that was prepared has
+# locks and no process: https://www.postgresql.org/docs/current/view-pg-locks.html
 _HOLDERS = """
 with held as (
     select l.pid, l.virtualtransaction,
         bool_or(n.nspname = any($1)) as here,
         bool_or(n.nspname <> all($1) and n.nspname !~ '^(pg_|pgdbm_|information_schema$)') as elsewhere
     from pg_catalog.pg_locks l
-    join pg_catalog.pg_class c on c.oid = l.relation
+    left join pg_catalog.pg_class c on c.oid = l.relation
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        or l.classid = 'pg_catalog.pg_namespace'::regclass and n.oid = l.objid
     where l.granted and l.pid is distinct from pg_backend_pid()
         and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
     group by 1, 2

@@ -7,6 +7,7 @@ is done in the private loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -124,9 +125,13 @@ class Home:
 
     async def close(self) -> None:
         """Closes the connection, after what is being undone. What was built and not dropped stays."""
-        if self._working:
-            await asyncio.wait(self._working, timeout=SECONDS_TO_UNDO)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle(), SECONDS_TO_UNDO)
         await self._admin.close()
+
+    async def _idle(self) -> None:
+        while self._working:
+            await asyncio.wait(self._working)
 
     async def _build(self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str], term: Term) -> None:
         databases = self.managers(BuiltSet(plan, schemas), term, schemas)

@@ -67,7 +67,8 @@ class Watched:
             if whole and self._after is not None and self.spot.file is not None:
                 await self._after(self.spot.file)
         except (*FAILURES, BuildError) as error:
-            self.failure = error  # pgdbm 0.4 keeps only its text
+            # pgdbm 0.4 keeps only its text, and tries to release its lock after it.
+            self.failure = self.failure or error
             raise
         return status
 
