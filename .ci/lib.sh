@@ -106,7 +106,6 @@ start_server() { # start_server BIN: a server as somebody else would run it; set
   server_bin=$1
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   mkdir "$work/server"
-  chmod 711 "$work"
   [ "$(id -u)" != 0 ] || chown postgres "$work/server"
   as_postgres initdb -D "$work/server/data" -U postgres -A trust --no-sync >/dev/null
   as_postgres pg_ctl -D "$work/server/data" -w -s -l "$work/server/log" \

@@ -16,6 +16,7 @@ Query = Callable[..., list[asyncpg.Record]]
 
 HELP = """
 import asyncio
+import concurrent.futures
 import contextlib
 import time
 
@@ -37,6 +38,12 @@ async def fill(pool):
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(pool.get_max_size()):
             await asyncio.wait_for(stack.enter_async_context(pool.acquire()), 5)
+
+
+def in_a_thread(work):
+    # In the main thread, asyncio.run() takes the session's loop away from old versions of pytest-asyncio.
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, work).result()
 
 
 def pool_connections(url):
@@ -646,7 +653,7 @@ def test_the_pool_is_one_for_its_users(loops: Project, assert_nothing_left: Call
 LEAKS = """
 import asyncio
 import pytest
-from help import ADD, check, fill
+from help import ADD, check, fill, in_a_thread
 
 session = pytest.mark.asyncio(loop_scope="session")
 tasks = []
@@ -723,14 +730,14 @@ def test_in_a_thread(users_db):
         connection = await users_db.pool.acquire()
         await connection.execute("select 1 as kept_in_thread")
 
-    asyncio.run(work())
+    in_a_thread(work())
 
 def test_before_anything_is_leased(pgdbm_pool):
     async def work():
         connection = await pgdbm_pool.acquire()
         await connection.execute("select 1 as kept_without_lease")
 
-    asyncio.run(work())
+    in_a_thread(work())
 
 @session
 async def test_all_is_well(users_db):

@@ -23,7 +23,7 @@ def test_all_that_was_tried_is_told_with_what_mends_it(own_server_project: Proje
     result.assert_outcomes(passed=1, errors=2)
     result.stdout.fnmatch_lines(
         [
-            "pgdbm: container of postgres*, since *",
+            "pgdbm: container of postgres, since *",
             "pytest-pgdbm could not get a Postgres server",
             "  embedded: *",
             "  container: *nowhere/docker.sock*",

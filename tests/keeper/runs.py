@@ -26,10 +26,12 @@ BOUND = 10.0
 
 
 def wait_until(is_so, seconds=BOUND):
+    """Returns what is_so() gives, as soon as it is true."""
     until = time.monotonic() + seconds
-    while not is_so():
+    while not (found := is_so()):
         assert time.monotonic() < until, f"not so after {seconds} s"
         time.sleep(0.02)
+    return found
 
 
 def stays(process_of, run, seconds=0.4):
@@ -147,6 +149,11 @@ def keeper_of(run):
 def postmaster_of(run):
     """The server's main process; raises StopIteration if there is none."""
     return next(p for p in psutil.process_iter() if _is_of(run, p) and "/bin/postgres -D" in _words(p))
+
+
+def servers_of(run):
+    """The processes of `postgres` and of `initdb`'s servers."""
+    return [p for p in psutil.process_iter() if _is_of(run, p) and p.name() == "postgres"]
 
 
 def _is_of(run, process):

@@ -1,10 +1,13 @@
 """Whoever is killed, and whenever: nothing is left of the run."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,6 +19,7 @@ from keeper.runs import (
     keeper_of,
     left_of,
     postmaster_of,
+    servers_of,
     stays,
     wait_until,
     wait_until_gone,
@@ -144,14 +148,26 @@ def test_a_stopped_server_is_told_and_cleared(tmp_path):
 
 
 def test_a_killed_server_leaves_no_shared_memory(tmp_path):
-    before = system_v_segments()
     run = a_run(tmp_path)
     with actors(ActorProcess(run)) as (actor,):
-        actor("join", "start")
-        ours = system_v_segments() - before
+        data = actor("join", "start")["notes"]["data"]
+        segment = Path(data, "postmaster.pid").read_text().splitlines()[6].split()[1]
+        assert segment in system_v_segments()
         postmaster_of(run).kill()
         actor("leave")
-    assert system_v_segments() & ours == set()
+    assert segment not in system_v_segments()
+
+
+def test_a_killed_initdb_leaves_no_shared_memory(tmp_path):
+    run = a_run(tmp_path)
+    with actors(ActorProcess(run)) as (actor,):
+        actor("join")
+        actor.tell("start")
+        files = wait_until(lambda: stopped_with_shared_memory(run))
+        keeper_of(run).kill()
+        actor.hear()
+        assert [file for file in files if os.path.exists(file)] == []
+        actor("leave")
 
 
 def test_sigterm_ends_the_server_but_not_the_folder_of_those_who_still_run(tmp_path):
@@ -277,6 +293,29 @@ def test_where_starts_of_processes_cannot_be_read_a_lock_tells_who_lives(tmp_pat
     assert holders.anyone(tmp_path)
     lease.give_up()
     assert not holders.anyone(tmp_path)
+
+
+def stopped_with_shared_memory(run):
+    """Stops the run's server processes; lets them go on if they have no shared memory at this moment."""
+    processes = servers_of(run)
+    with suppress(psutil.NoSuchProcess):
+        for process in processes:
+            process.suspend()
+    if files := shared_memory_of(run):
+        return files
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+    return None
+
+
+def shared_memory_of(run):
+    """The files of shared memory in /dev/shm that server processes of the run have open now."""
+    files = set()
+    for process in servers_of(run):
+        with suppress(OSError), open(f"/proc/{process.pid}/maps") as maps:
+            files |= set(re.findall(r"/dev/shm/PostgreSQL\.\d+$", maps.read(), re.MULTILINE))
+    return files
 
 
 def system_v_segments():

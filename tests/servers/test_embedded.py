@@ -181,7 +181,7 @@ def test_a_user_without_a_name_and_without_user_namespaces_is_told(open_folder):
         actor("leave")
     assert heard["error"] == (
         f"initdb needs a name for the user that it runs as, and {NAMELESS} has none;"
-        "   a user namespace was refused: unshare failed\n"
+        " a user namespace was refused: unshare failed\n"
         f"  to mend it: add the line 'tests:x:{NAMELESS}:{NAMELESS}::/tmp:/bin/sh' to /etc/passwd, run pytest"
         " as a user with a name, or take another server (--pgdbm-server=container, --pgdbm-url)"
     )

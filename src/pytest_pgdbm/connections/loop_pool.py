@@ -88,8 +88,12 @@ class LoopPool:
         `test` counts the tests. Within one, a connection is as its last user left it, as in production.
         """
         while True:
-            pool = self.pool or await self.begin()
-            connection = await pool.acquire(timeout=timeout)
+            try:
+                pool = self.pool or await self.begin()
+                connection = await pool.acquire(timeout=timeout)
+            except Exception as error:
+                # asyncpg's frames have the password among their arguments, and pytest prints those.
+                raise error.with_traceback(None) from None
             pid = connection.get_server_pid()
             # A process that is not known has just begun.
             if self._cleaned.setdefault(pid, test) == test or await _clean(connection):

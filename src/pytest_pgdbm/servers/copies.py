@@ -39,13 +39,10 @@ def reachable_programs(bindir: Path, account: Account | None, *, run: str, folde
     if not any((prefix / "share").glob("**/postgres.bki")):
         raise ServerFailed(
             f"the user {account.name}, whom the server must run as, cannot enter {bindir}",
-            f"let the user enter it (chmod o+x on the folder and those above), {_OTHER_WAYS}",
+            "let the user enter it (chmod o+x on the folder and those above), or run pytest as another user than root",
         )
     target = make_programs_folder(run, folder, home, account)
     return _copied(bindir, prefix, target)
-
-
-_OTHER_WAYS = "or run pytest as another user than root"
 
 
 def _copied(bindir: Path, prefix: Path, target: Path) -> Programs:

@@ -116,7 +116,7 @@ class EmbeddedServer:
         finally:
             secret.unlink(missing_ok=True)
         if child.returncode == lend_name.REFUSED:
-            raise nameless(_tail(output))
+            raise nameless(_tail(output).strip())
         if child.returncode != 0:
             raise self._failed(f"initdb ended with status {child.returncode}", output)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,10 +73,11 @@ def make_programs_folder(run: str, folder: Path, home: Path, account: Account) -
     """A new folder that programs can be run from. Raises ServerFailed if there is none."""
     for parent in (home, folder, *map(Path, _SHARED)):
         if _runs_programs(parent) and (parent == home or account.reaches(parent)):
-            return _made(parent / _name(run), folder, account)
+            with contextlib.suppress(OSError):
+                return _made(parent / _name(run), folder, account)
     raise ServerFailed(
         "found no folder for a copy of the server programs: all that the user"
-        f" {account.name} can enter are mounted noexec",
+        f" {account.name} can enter are read-only or mounted noexec",
         f"let the user {account.name} enter the folder of the programs (chmod o+x), or set TMPDIR",
     )
 
@@ -143,7 +146,8 @@ def _in_memory(folder: Path) -> bool:
 def _mount(line: str) -> tuple[str, str]:
     # https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
     before, _, after = line.partition(" - ")
-    point = before.split()[4].encode().decode("unicode_escape")
+    # Blanks and backslashes are written as octal numbers.
+    point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
     return point, after.split()[0]
 
 

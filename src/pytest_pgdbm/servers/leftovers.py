@@ -7,6 +7,7 @@ was written down before it was made, so a process that works in it can only be t
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,9 @@ QUIT = getattr(signal, "SIGQUIT", signal.SIGTERM)
 """Asks a main process for an immediate shutdown: https://www.postgresql.org/docs/current/server-shutdown.html"""
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+# https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-DYNAMIC-SHARED-MEMORY-TYPE
+_SHARED = re.compile(rb"/dev/shm/PostgreSQL\.\d+$", re.MULTILINE)
 
 _GENTLE = 3.0
 _BOUND = 8.0
@@ -31,10 +35,12 @@ def take_away(at: str) -> None:
     home = Path(at)
     if home.is_symlink():
         return
-    segment = _segment(home)
     _end(home, QUIT, _GENTLE)
-    _end(home, KILL, _BOUND - _GENTLE)
-    if segment is not None and _segment(home) == segment:
+    shared = _end(home, KILL, _BOUND - _GENTLE)
+    for file in shared:
+        file.unlink(missing_ok=True)
+    segment = _segment(home)
+    if segment is not None:
         _free(segment)
     _remove(home)
 
@@ -71,17 +77,23 @@ def pid_file(data: Path) -> list[str]:
         return []
 
 
-def _end(home: Path, how: int, seconds: float) -> None:
-    """Signals what is left until nothing is, for so many seconds at most."""
+def _end(home: Path, how: int, seconds: float) -> set[Path]:
+    """Signals what is left until nothing is, for so many seconds at most.
+
+    Returns the shared memory that they had, and that they may have left if they were killed.
+    """
     until = time.monotonic() + seconds
     told: set[int] = set()
+    shared: set[Path] = set()
     while left := _to_end(home, how):
         for pid in left - told:
+            shared |= _shared_memory(pid)
             _signal(pid, how)
         told |= left
         if time.monotonic() > until:
-            return
+            break
         time.sleep(_PATIENCE)
+    return shared
 
 
 def _to_end(home: Path, how: int) -> set[int]:
@@ -127,8 +139,17 @@ def _by_ps(home: Path) -> set[int]:
     return {main} if os.fsencode(data_directory(home)) in told.stdout else set()
 
 
+def _shared_memory(pid: int) -> set[Path]:
+    """The process's dynamic shared memory in /dev/shm, where that of `initdb`'s servers is."""
+    try:
+        maps = Path("/proc", str(pid), "maps").read_bytes()
+    except OSError:
+        return set()
+    return {Path(os.fsdecode(found)) for found in _SHARED.findall(maps)}
+
+
 def _segment(home: Path) -> int | None:
-    """The System V segment that guards the data directory; a killed main process leaves it."""
+    """The System V segment that guards the data directory, if it is left of a killed process."""
     lines = pid_file(data_directory(home))
     words = lines[6].split() if len(lines) > 6 else []
     return int(words[1]) if len(words) == 2 and words[1].isdigit() else None
