@@ -18,6 +18,15 @@ reset session authorization; reset role; reset all; close all; unlisten *; disca
 select pg_catalog.pg_advisory_unlock_all()
 """
 
+# Set once for many resets: each change of the replication role throws away all plans of the session. As a replica,
+# nothing of the user's fires: https://www.postgresql.org/docs/current/runtime-config-client.html. Rows that policies
+# hide are an error rather than overlooked; VACUUM can only mark pages as seen by all whose commits are on disk.
+_RESETTING = """
+set jit = off; set synchronous_commit = on; set row_security = off; set client_min_messages = warning;
+set lock_timeout = '2s'; set statement_timeout = '60s'
+"""
+_AS_REPLICA = "set session_replication_role = replica"
+
 
 class Admin:
     """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost."""
@@ -29,18 +38,35 @@ class Admin:
         self._settings = {} if path is None else {"search_path": path}
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
+        self._resetting = False
+        self.session = 0
+        """Another number once what was temporary in the session is gone."""
+
+    @asynccontextmanager
+    async def resetter(self) -> AsyncIterator[asyncpg.Connection]:
+        """The connection as the role that administers, set up to put rows back without anything of the user's firing.
+
+        That needs a superuser; for any other role its triggers and foreign keys work as ever.
+        """
+        async with self._turn:
+            connection = await self._opened()
+            if not self._resetting:
+                superuser = connection.get_settings().is_superuser == "on"
+                await connection.execute(f"{_RESETTING}; {_AS_REPLICA}" if superuser else _RESETTING)
+                self._resetting = True
+            yield connection
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role that administers: a superuser on servers of our own."""
         async with self._turn:
-            yield await self._opened()
+            yield await self._plain()
 
     @asynccontextmanager
     async def tester(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role of tests and migrations, whose session state is cleaned afterwards."""
         async with self._turn:
-            connection = await self._opened()
+            connection = await self._plain()
             if self._endpoint.login != self._endpoint.admin:
                 role = quote_ident(self._endpoint.login.user)
                 await connection.execute(f"set session authorization {role}")
@@ -57,8 +83,17 @@ class Admin:
         if connection is not None and not connection.is_closed():
             await connection.close()
 
+    async def _plain(self) -> asyncpg.Connection:
+        connection = await self._opened()
+        if self._resetting:
+            await connection.execute("reset all")
+            self._resetting = False
+        return connection
+
     async def _opened(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
+            self._resetting = False
+            self.session += 1
             self._connection = await login.connect(
                 self._endpoint,
                 self._database,
@@ -70,6 +105,7 @@ class Admin:
 
     async def _clean(self, connection: asyncpg.Connection, *, failed: bool) -> None:
         """Takes away what a migration may have left in the session; a connection that does not let it goes itself."""
+        self.session += 1
         try:
             # What was cancelled may have begun a transaction that asyncpg does not know of yet.
             if failed or connection.is_in_transaction():

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -32,12 +33,21 @@ from pytest_pgdbm.schemas.holders import Holder
 from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.reach import Reach
+from pytest_pgdbm.schemas.recycling.engine import Recyclable, Recycler
 from pytest_pgdbm.schemas.removal import Removal
 from pytest_pgdbm.schemas.seeds import sow
 from pytest_pgdbm.schemas.watched import FAILURES, Builder
 
 SECONDS_TO_UNDO = 10.0
 """How long the end of the process waits for builds that are being undone."""
+
+
+@dataclass(frozen=True)
+class Recycled:
+    """A set that was given back. `why` it cannot be leased again and is to be dropped; "" if it is as it was."""
+
+    built: BuiltSet
+    why: str = ""
 
 
 class Home:
@@ -67,6 +77,8 @@ class Home:
         application = names.application_name(run=run.id, worker=run.worker, part="admin")
         self._admin = Admin(endpoint, database, application_name=application, path=pinned)
         pooled = names.application_name(run=run.id, worker=run.worker, part="pool")
+        self._recycler = Recycler(self._admin)
+        self._recyclable: dict[BuiltSet, Recyclable] = {}
         self._removal = Removal(self._admin, self._manner.proof, pooled)
         self.dsn = endpoint.url or endpoint.tcp_url(database, endpoint.login)
 
@@ -116,18 +128,33 @@ class Home:
             )
         return managers
 
+    async def settle_in(self, built: BuiltSet) -> None:
+        """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
+        self._recyclable[built] = await self._recycler.note(list(built.schemas.values()))
+
+    async def recycle(self, built: BuiltSet) -> Recycled:
+        """Makes a set that was leased as it was before; to be called when nobody uses it any more."""
+        return Recycled(built, await self._recycler.recycle(self._recyclable[built]))
+
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Drops sets, all together; returns what had to stay, and who had to be cut off for it.
 
         A connection that still holds a lock on one of the schemas would have the drop wait for it.
         """
+        self._forget(sets)
         return await self._removal.remove([list(each.schemas.values()) for each in sets])
 
     async def close(self) -> None:
         """Closes the connection, after what is being undone. What was built and not dropped stays."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle(), SECONDS_TO_UNDO)
+        self._forget(list(self._recyclable))
         await self._admin.close()
+
+    def _forget(self, sets: Sequence[BuiltSet]) -> None:
+        for each in sets:
+            if noted := self._recyclable.pop(each, None):
+                noted.pristine.close()
 
     async def _idle(self) -> None:
         while self._working:

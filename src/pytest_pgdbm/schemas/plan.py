@@ -32,9 +32,9 @@ class Plan:
         return tuple(member.name for member in self.members)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BuiltSet:
-    """A set on the server: which schema stands for which service."""
+    """A set on the server: which schema stands for which service. No two are the same."""
 
     plan: Plan
     schemas: Mapping[str, str]

@@ -1,0 +1,162 @@
+"""Gives sets back: what a test wrote goes, what cannot be proved pristine is told so that it is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.schemas import fingerprint
+from pytest_pgdbm.schemas.recycling import function
+from pytest_pgdbm.schemas.recycling.function import CHANGED, HELD, Found
+from pytest_pgdbm.schemas.recycling.inventory import Relation
+from pytest_pgdbm.schemas.recycling.pristine import WAITS, Pristine, Unrecyclable, note, read_rows, vacuum
+from pytest_pgdbm.schemas.watched import FAILURES
+
+HOLDERS_WAIT = 0.2
+"""Seconds that the locks of a test that has ended may last: its connections' server processes are ending."""
+
+
+@dataclass
+class Recyclable:
+    """A set that can be given back: what it was like, and the function in the session that looks after it."""
+
+    name: str
+    pristine: Pristine
+    session: int = -1
+
+
+class Recycler:
+    """Notes what sets are like, and makes them so again, over the one connection for administration."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+        self._numbers = itertools.count(1)
+
+    async def note(self, schemas: Collection[str]) -> Recyclable:
+        """Makes a set that was just built ready to be leased. Raises Unrecyclable, or what the connection raises."""
+        async with self._admin.resetter() as connection:
+            pristine = await note(connection, schemas)
+            recyclable = Recyclable(f"pgdbm_reset_{next(self._numbers)}", pristine)
+            await self._empty(connection, recyclable)
+        return recyclable
+
+    async def recycle(self, recyclable: Recyclable) -> str:
+        """Makes a set as it was when it was noted.
+
+        Returns "", or why it could not be shown to be the same: then it must be dropped.
+        """
+        try:
+            async with self._admin.resetter() as connection:
+                await self._recycle(connection, recyclable)
+        except Unrecyclable as reason:
+            return str(reason)
+        except FAILURES as error:
+            return f"the server said: {masked(str(error))}"
+        return ""
+
+    async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
+        pristine = recyclable.pristine
+        found = await self._looked_at(connection, recyclable)
+        left = await _vacuumed(connection, pristine, found)
+        truncated = await _truncate(connection, pristine, left)
+        touched = [table for table in pristine.inventory.tables if table.oid in {*found.touched, *truncated}]
+        touched = [table for table in touched if table.oid in pristine.seeded]
+        if touched:
+            await _restore(connection, pristine, touched)
+        views = [pristine.inventory.relations[oid] for oid in sorted(found.views)]
+        if views:
+            await _refresh(connection, pristine, views)
+        if truncated or views:
+            await _expect_same(connection, pristine)
+        if touched or views:
+            recyclable.session = -1  # the function knows the rows by their writers
+
+    async def _looked_at(self, connection: asyncpg.Connection, recyclable: Recyclable) -> Found:
+        """What the function finds, once nobody is at work in the set. Raises Unrecyclable."""
+        found = await self._empty(connection, recyclable)
+        deadline = asyncio.get_running_loop().time() + HOLDERS_WAIT
+        while found.state == HELD:
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unrecyclable("a connection still holds locks on its tables")
+            await asyncio.sleep(WAITS[2])
+            found = await self._empty(connection, recyclable)
+        if found.state == CHANGED:
+            await _expect_same(connection, recyclable.pristine, found.structure)
+            recyclable.session = -1  # it may look for other OIDs now
+            found = await self._empty(connection, recyclable)
+            if found.state != function.EMPTIED:
+                raise Unrecyclable("somebody is at work in it")
+        return found
+
+    async def _empty(self, connection: asyncpg.Connection, recyclable: Recyclable) -> Found:
+        if recyclable.session != self._admin.session:
+            await connection.execute(recyclable.pristine.definition(recyclable.name))
+            recyclable.session = self._admin.session
+        expected = recyclable.pristine.fingerprint.quick_value
+        row = await connection.fetchrow(function.call(recyclable.name), expected)
+        return Found(**row)
+
+
+async def _vacuumed(connection: asyncpg.Connection, pristine: Pristine, found: Found) -> set[int]:
+    """Takes tables back to the pages that they had; those that are to be filled again, to none.
+
+    Returns the tables where that was not possible, which have to be truncated, as the large ones have to be.
+    """
+    sizes = {oid: rows.pages for oid, rows in pristine.seeded.items()}
+    sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
+    written = {*found.dirty, *found.touched, *pristine.seeded} - set(found.large)
+    tables = [table for table in pristine.inventory.tables if table.oid in written]
+    return {*found.large, *(table.oid for table in await vacuum(connection, tables, sizes))}
+
+
+async def _truncate(connection: asyncpg.Connection, pristine: Pristine, oids: Collection[int]) -> set[int]:
+    """Truncates these tables and with them all that refer to them; returns which those are."""
+    tables = pristine.inventory.with_referring(oids)
+    for table in tables:
+        if table.truncating:
+            raise Unrecyclable(f"{table} must be truncated, and a trigger would fire")
+    if tables:
+        names = ", ".join(f"{'only ' if table.kind == 'r' else ''}{table}" for table in tables)
+        await connection.execute(f"truncate {names}")
+    return {table.oid for table in tables}
+
+
+async def _restore(connection: asyncpg.Connection, pristine: Pristine, touched: Sequence[Relation]) -> None:
+    """Puts the rows of empty tables back, in the order in which their foreign keys allow it."""
+    for table in touched:
+        if table.inserting:
+            raise Unrecyclable(f"rows of {table} were changed, and a trigger would fire if they were put back")
+    async with connection.transaction():
+        for table in reversed(touched):
+            await pristine.copies[table.oid].put_back(connection)
+    await vacuum(connection, touched, {oid: rows.pages for oid, rows in pristine.seeded.items()})
+    pristine.seeded.update(await read_rows(connection, touched))
+
+
+async def _refresh(connection: asyncpg.Connection, pristine: Pristine, views: Sequence[Relation]) -> None:
+    """Has materialized views made again from the tables, which are as they were."""
+    for view in views:
+        await connection.execute(f"refresh materialized view {view}")
+        first = pristine.copies.get(view.oid)
+        if first is not None and not await first.is_like(connection):
+            raise Unrecyclable(f"{view} came out otherwise when it was made again")
+    await vacuum(connection, views)
+    filled = [view for view in views if view.oid in pristine.copies]
+    pristine.seeded.update(await read_rows(connection, filled))
+
+
+async def _expect_same(connection: asyncpg.Connection, pristine: Pristine, structure: str | None = None) -> None:
+    """Looks closely whether the structure is what it was, after the quick look saw a change. Raises Unrecyclable."""
+    if structure is None:
+        verdict = await fingerprint.still(connection, pristine.fingerprint)
+    else:
+        verdict = await fingerprint.look_closely(connection, pristine.fingerprint, structure)
+    if not verdict.same:
+        raise Unrecyclable(verdict.changes)
+    pristine.fingerprint = verdict.fingerprint

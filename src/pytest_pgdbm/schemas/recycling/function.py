@@ -1,0 +1,164 @@
+"""The function in the server that looks at a set and empties it: one round trip, all static, made for this set.
+
+It lives in the session's temporary schema, so nothing of it is ever in the user's database. It returns before it
+touches a row if somebody is still at work in the set, or if its structure is not what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_pgdbm.ground.names import quote_literal
+from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
+
+MOST_BYTES_TO_DELETE = 1 << 20
+"""A table that has grown larger is truncated: deleting and vacuuming cost more from some thousand rows on."""
+
+HELD, CHANGED, EMPTIED = "held", "changed", "emptied"
+
+
+@dataclass(frozen=True)
+class SeededRows:
+    """What a relation held when its set was first leased: how many rows, by which transactions, on how many pages."""
+
+    count: int
+    writers: Sequence[int]
+    pages: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the function tells.
+
+    `state` is HELD, CHANGED or EMPTIED, `structure` the look at the catalogs. `dirty` are OIDs of tables that had no
+    rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views` of
+    materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
+    have been emptied. Tables that only gained rows have lost those.
+    """
+
+    state: str
+    structure: str
+    dirty: Sequence[int]
+    touched: Sequence[int]
+    views: Sequence[int]
+    large: Sequence[int]
+
+
+def call(name: str) -> str:
+    """The statement that calls the function; its parameter is the look at the catalogs that is expected."""
+    return f"select * from pg_temp.{name}($1)"
+
+
+def definition(
+    name: str, inventory: Inventory, seeded: Mapping[int, SeededRows], values: Mapping[int, tuple[int, bool]], look: str
+) -> str:
+    """The statement that makes the function. `values` are those of the sequences, `look` is the SQL of the look."""
+    body = "\n".join(_body(inventory, seeded, values, look))
+    return (
+        f"create or replace function pg_temp.{name}(expected text, out state text, out structure text,"
+        " out dirty oid[], out touched oid[], out views oid[], out large oid[])"
+        f" language plpgsql as {quote_literal(body)}"
+    )
+
+
+def _body(
+    inventory: Inventory, seeded: Mapping[int, SeededRows], values: Mapping[int, tuple[int, bool]], look: str
+) -> Iterator[str]:
+    empty = [table for table in inventory.tables if table.oid not in seeded]
+    filled = [table for table in inventory.tables if table.oid in seeded]
+    yield "declare n bigint; k bigint; more oid[] = '{}';"
+    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}';"
+    yield f"if {_held(inventory.lockable)} then state := '{HELD}'; return; end if;"
+    yield f"structure := {look};"
+    yield f"if structure is distinct from expected then state := '{CHANGED}'; return; end if;"
+    if empty:
+        yield f"dirty := {_with_pages(empty)};"
+    for table in filled:
+        yield _compared(table, seeded[table.oid], lost="touched", gained="touched" if table.deleting else "more")
+    if not inventory.superuser:
+        yield from _referring_too(filled)
+    yield from _views(inventory.views, seeded)
+    yield f"large := {_large(inventory)};"
+    for group in inventory.groups:
+        yield _emptied(group, seeded)
+    yield from _sequences(inventory.sequences, values)
+    yield f"state := '{EMPTIED}'; end"
+
+
+def _held(oids: Collection[int]) -> str:
+    # Making a table locks its schema, and a transaction that was prepared has locks and no process:
+    # https://www.postgresql.org/docs/current/view-pg-locks.html
+    return (
+        "exists (select from pg_catalog.pg_locks l"
+        " where l.granted and l.pid is distinct from pg_catalog.pg_backend_pid()"
+        " and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
+        f" and (l.relation = any({_oids(oids)}) or"
+        f" l.classid = 'pg_catalog.pg_namespace'::regclass and l.objid = any({_oids(oids)})))"
+    )
+
+
+def _with_pages(relations: Sequence[Relation]) -> str:
+    oids = _oids(each.oid for each in relations)
+    return f"array(select o from pg_catalog.unnest({oids}) o where pg_catalog.pg_relation_size(o) > 0)"
+
+
+def _compared(relation: Relation, rows: SeededRows, *, lost: str, gained: str) -> str:
+    return (
+        f"select count(*), count(*) filter (where xmin = any({_writers(rows)})) into n, k from only {relation};"
+        f" if k <> {rows.count} then {lost} := {lost} || {relation.oid}::oid;"
+        f" elsif n <> k then {gained} := {gained} || {relation.oid}::oid; end if;"
+    )
+
+
+def _referring_too(filled: Sequence[Relation]) -> Iterator[str]:
+    """Without the rights of a replica, rows that others refer to can only go after those."""
+    for table in reversed(filled):
+        if table.refers_to:
+            yield (
+                f"if touched && {_oids(table.refers_to)} and not {table.oid} = any(touched)"
+                f" then touched := touched || {table.oid}::oid; end if;"
+            )
+
+
+def _views(views: Sequence[Relation], seeded: Mapping[int, SeededRows]) -> Iterator[str]:
+    empty = [view for view in views if view.oid not in seeded]
+    if empty:
+        yield f"views := {_with_pages(empty)};"
+    for view in views:
+        if view.oid in seeded:
+            yield _compared(view, seeded[view.oid], lost="views", gained="views")
+
+
+def _large(inventory: Inventory) -> str:
+    not_deleted = _oids(table.oid for table in inventory.tables if table.deleting or table.filtered)
+    return (
+        "array(select o from pg_catalog.unnest(dirty || touched) o"
+        f" where pg_catalog.pg_relation_size(o) > {MOST_BYTES_TO_DELETE} or o = any({not_deleted}))"
+    )
+
+
+def _emptied(group: Sequence[Relation], seeded: Mapping[int, SeededRows]) -> str:
+    oids = _oids(table.oid for table in group)
+    first, *others = (_deletion(table, seeded.get(table.oid)) for table in group)
+    ring = "with " + ", ".join(f"d{number} as ({other})" for number, other in enumerate(others)) if others else ""
+    return f"if (dirty || touched || more) && {oids} and not large && {oids} then {ring} {first}; end if;"
+
+
+def _deletion(table: Relation, rows: SeededRows | None) -> str:
+    which = f" where {table.oid} = any(touched) or xmin <> all({_writers(rows)})" if rows else ""
+    return f"delete from only {table}{which}"
+
+
+def _sequences(sequences: Sequence[Relation], values: Mapping[int, tuple[int, bool]]) -> Iterator[str]:
+    if sequences:
+        calls = (f"pg_catalog.setval({each.oid}, {values[each.oid][0]}, {values[each.oid][1]})" for each in sequences)
+        yield f"perform {', '.join(calls)};"
+
+
+def _writers(rows: SeededRows) -> str:
+    return f"'{{{','.join(map(str, rows.writers))}}}'::xid[]"
+
+
+def _oids(oids: Collection[int] | Iterator[int]) -> str:
+    return f"'{{{','.join(map(str, oids))}}}'::oid[]"

@@ -1,0 +1,137 @@
+"""What in a set of schemas can hold data: its tables, materialized views and sequences, and how each can be emptied."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import asyncpg
+
+from pytest_pgdbm.ground.names import quote_ident
+
+# What fires for whoever resets: as a replica, triggers that are said to fire there or always. An ordinary role cannot
+# be a replica: https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SESSION-REPLICATION-ROLE
+_FIRING = {True: ["R", "A"], False: ["O", "A"]}
+
+# The bits of pg_trigger.tgtype, from the server's pg_trigger.h.
+_INSERT, _DELETE, _TRUNCATE = 4, 8, 32
+
+_RELATIONS = f"""
+select c.oid, n.nspname as schema, c.relname as name, c.relkind::text as kind,
+    coalesce(t.inserting, false) as inserting,
+    coalesce(t.deleting, false) or exists (
+        select from pg_catalog.pg_rewrite r
+        where r.ev_class = c.oid and r.ev_type = '4' and r.ev_enabled::text = any($2)
+    ) as deleting,
+    coalesce(t.truncating, false) as truncating,
+    c.relforcerowsecurity and not $3 as filtered,
+    array(
+        select a.attname::text from pg_catalog.pg_attribute a
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+        order by a.attnum
+    ) as columns,
+    array(
+        select distinct f.confrelid from pg_catalog.pg_constraint f
+        where f.conrelid = c.oid and f.contype = 'f' and f.confrelid <> c.oid
+    ) as refers_to
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+left join lateral (
+    select bool_or(g.tgtype & {_INSERT} <> 0) as inserting, bool_or(g.tgtype & {_DELETE} <> 0) as deleting,
+        bool_or(g.tgtype & {_TRUNCATE} <> 0) as truncating
+    from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled::text = any($2)
+) t on true
+where n.nspname = any($1) and c.relkind in ('r', 'p', 'm', 'S')
+order by c.oid
+"""
+
+_LOCKABLE = """
+select array_agg(distinct n.oid) || array_agg(c.oid) filter (where c.relkind in ('r', 'p', 'm', 'S', 'v', 'f'))
+from pg_catalog.pg_namespace n left join pg_catalog.pg_class c on c.relnamespace = n.oid
+where n.nspname = any($1)
+"""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, a partitioned table, a materialized view or a sequence.
+
+    `inserting`, `deleting` and `truncating` tell whether something of the user's would fire if the reset did so,
+    `filtered` whether a policy hides rows from it. `columns` are those that can be written, `refers_to` the tables of
+    its foreign keys.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    inserting: bool
+    deleting: bool
+    truncating: bool
+    filtered: bool
+    columns: Sequence[str]
+    refers_to: Sequence[int]
+
+    def __str__(self) -> str:
+        """Its quoted name, for SQL."""
+        return f"{quote_ident(self.schema)}.{quote_ident(self.name)}"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The relations of a set by OID, in the order they were made.
+
+    `lockable` are the OIDs of all that a transaction locks which works in the set, the schemas among them.
+    """
+
+    relations: Mapping[int, Relation]
+    lockable: Sequence[int]
+    superuser: bool
+
+    @cached_property
+    def tables(self) -> list[Relation]:
+        """The tables that have rows of their own; each after those that refer to it, where that is possible."""
+        return [table for group in self.groups for table in group]
+
+    @cached_property
+    def groups(self) -> list[list[Relation]]:
+        """The same tables; those that refer to each other in a ring are in one group."""
+        return list(_referring_first([each for each in self.relations.values() if each.kind == "r"]))
+
+    @cached_property
+    def views(self) -> list[Relation]:
+        """The materialized views, each after those that it reads."""
+        return [each for each in self.relations.values() if each.kind == "m"]
+
+    @cached_property
+    def sequences(self) -> list[Relation]:
+        """The sequences."""
+        return [each for each in self.relations.values() if each.kind == "S"]
+
+    def with_referring(self, oids: Iterable[int]) -> list[Relation]:
+        """These tables and all that refer to them, directly or through others: what TRUNCATE must be given at once."""
+        found = set(oids)
+        while more := {
+            each.oid for each in self.relations.values() if each.oid not in found and found & set(each.refers_to)
+        }:
+            found |= more
+        return [each for oid, each in self.relations.items() if oid in found]
+
+
+async def read_inventory(connection: asyncpg.Connection, schemas: Collection[str]) -> Inventory:
+    """What there is now."""
+    superuser = connection.get_settings().is_superuser == "on"
+    rows = await connection.fetch(_RELATIONS, list(schemas), _FIRING[superuser], superuser)
+    lockable = await connection.fetchval(_LOCKABLE, list(schemas))
+    relations = {row["oid"]: Relation(**row) for row in rows}
+    return Inventory(relations, lockable, superuser)
+
+
+def _referring_first(tables: Sequence[Relation]) -> Iterator[list[Relation]]:
+    left = {table.oid: table for table in tables}
+    while left:
+        referred = {oid for table in left.values() for oid in table.refers_to}
+        free = [table for oid, table in left.items() if oid not in referred]
+        yield from ([table] for table in free) if free else [list(left.values())]
+        for table in free or list(left.values()):
+            del left[table.oid]

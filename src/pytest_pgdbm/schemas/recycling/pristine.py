@@ -1,0 +1,168 @@
+"""What a set was like when it was first leased: noted once, after it was built, in the form that it is compared in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from pytest_pgdbm.schemas import fingerprint
+from pytest_pgdbm.schemas.fingerprint import Fingerprint
+from pytest_pgdbm.schemas.recycling import function
+from pytest_pgdbm.schemas.recycling.function import SeededRows
+from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_inventory
+from pytest_pgdbm.schemas.recycling.rows import Copy, copy
+
+WAITS = (0.001, 0.002, 0.004)
+"""Seconds between looks at something that ends by itself: a statement's snapshot, a process that was told to end."""
+
+# VACUUM takes no page for seen by all while a commit that wrote it is not on disk. A commit that waits for the disk has
+# all earlier ones written: https://www.postgresql.org/docs/current/wal-async-commit.html
+_FLUSH = "select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', '')"
+
+_PAGES = """
+select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
+    c.relallvisible = c.relpages
+        and c.relpages = pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int as visible
+from pg_catalog.pg_class c where c.oid = any($1::oid[])
+"""
+
+# A line pointer that is free, or was, tells a table whose rows were changed or deleted while it was built.
+_ROWS = """
+select {oid}::oid as oid, count(*) as count, coalesce(array_agg(distinct xmin::text), '{{}}') as writers,
+    count(*) < (select sum(p.last) from (
+        select max((ctid::text::point)[1]::int) as last from only {relation} group by (ctid::text::point)[0]
+    ) p) as holes
+from only {relation}
+"""
+
+
+class Unrecyclable(Exception):
+    """Why a set cannot be given back, only dropped."""
+
+
+@dataclass
+class Pristine:
+    """A set as it was first leased. `values` are those of the sequences, `copies` the rows that were there."""
+
+    schemas: Sequence[str]
+    inventory: Inventory
+    fingerprint: Fingerprint
+    seeded: dict[int, SeededRows]
+    values: Mapping[int, tuple[int, bool]]
+    copies: dict[int, Copy]
+
+    def definition(self, name: str) -> str:
+        """The statement that makes the function by which this set is emptied."""
+        return function.definition(name, self.inventory, self.seeded, self.values, self.fingerprint.quick)
+
+    def close(self) -> None:
+        """Lets go of the copies."""
+        for each in self.copies.values():
+            each.close()
+
+
+async def note(connection: asyncpg.Connection, schemas: Collection[str]) -> Pristine:
+    """Makes a set that was just built as it will always be leased, and notes what that is.
+
+    Free places in tables are closed, sequences have no numbers in store, and the planner knows that tables are empty.
+    Raises Unrecyclable.
+    """
+    await connection.execute(_FLUSH)
+    inventory = await read_inventory(connection, schemas)
+    filled = await _filled(connection, inventory)
+    seeded = await read_rows(connection, filled)
+    _check(inventory, seeded)
+    values = await _values(connection, inventory.sequences)
+    taken = await fingerprint.take(connection, list(schemas))
+    pristine = Pristine(list(schemas), inventory, taken, seeded, values, {})
+    try:
+        for relation in filled:
+            pristine.copies[relation.oid] = await copy(connection, relation)
+    except BaseException:
+        pristine.close()
+        raise
+    return pristine
+
+
+async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation]) -> dict[int, SeededRows]:
+    """What to know these relations' rows by."""
+    if not relations:
+        return {}
+    pages = {row["oid"]: row["size"] for row in await connection.fetch(_PAGES, [each.oid for each in relations])}
+    return {
+        row["oid"]: SeededRows(row["count"], sorted(map(int, row["writers"])), pages[row["oid"]])
+        for row in await _look_at_rows(connection, relations)
+    }
+
+
+async def vacuum(
+    connection: asyncpg.Connection, relations: Sequence[Relation], sizes: Mapping[int, int] | None = None
+) -> list[Relation]:
+    """Takes away what deleted rows have left; returns the tables where that was not possible yet.
+
+    Any statement that runs in the database meanwhile may still see those rows, so that they stay until it has ended.
+    `sizes` are the bytes that the tables have to shrink to, by OID; none unless it is said.
+    """
+    left = list(relations)
+    for wait in (0.0, *WAITS):
+        if not left:
+            break
+        await asyncio.sleep(wait)
+        await connection.execute(_vacuum(connection, left))
+        pages = await connection.fetch(_PAGES, [each.oid for each in left])
+        done = {
+            row["oid"] for row in pages if row["visible"] and (sizes is None or row["size"] == sizes.get(row["oid"], 0))
+        }
+        left = [each for each in left if each.oid not in done]
+    return left
+
+
+def _vacuum(connection: asyncpg.Connection, relations: Iterable[Relation]) -> str:
+    names = ", ".join(map(str, relations))
+    # https://www.postgresql.org/docs/current/sql-vacuum.html
+    statistics = ", skip_database_stats" if connection.get_server_version().major >= 16 else ""
+    return f"vacuum (index_cleanup on, truncate on, parallel 0{statistics}) {names}"
+
+
+async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[Relation]:
+    """The relations that hold rows, which lie without free places between them."""
+    stored = [*inventory.tables, *inventory.views]
+    if not stored:
+        return []
+    unfinished = await vacuum(connection, stored)
+    if unfinished:
+        raise Unrecyclable(f"another connection in the database still sees rows that were deleted from {unfinished[0]}")
+    pages = await connection.fetch(_PAGES, [each.oid for each in stored])
+    filled = [inventory.relations[row["oid"]] for row in pages if row["size"]]
+    loose = {row["oid"] for row in await _look_at_rows(connection, filled) if row["holes"]}
+    for relation in (each for each in filled if each.oid in loose and each.kind == "r"):
+        await connection.execute(f"vacuum (full) {relation}")
+        await vacuum(connection, [relation])
+    return filled
+
+
+async def _look_at_rows(connection: asyncpg.Connection, relations: Sequence[Relation]) -> list[asyncpg.Record]:
+    if not relations:
+        return []
+    looks = (_ROWS.format(oid=relation.oid, relation=relation) for relation in relations)
+    rows: list[asyncpg.Record] = await connection.fetch(" union all ".join(looks))
+    return rows
+
+
+def _check(inventory: Inventory, seeded: Mapping[int, SeededRows]) -> None:
+    for oid in seeded:
+        if inventory.relations[oid].filtered:
+            raise Unrecyclable(
+                f"a policy hides rows of {inventory.relations[oid]} from its owner (FORCE ROW LEVEL SECURITY)"
+            )
+
+
+async def _values(connection: asyncpg.Connection, sequences: Sequence[Relation]) -> dict[int, tuple[int, bool]]:
+    if not sequences:
+        return {}
+    looks = (f"select {each.oid}::oid as oid, last_value, is_called from {each}" for each in sequences)
+    rows = await connection.fetch(" union all ".join(looks))
+    return {row["oid"]: (row["last_value"], row["is_called"]) for row in rows}
