@@ -33,6 +33,7 @@ FLOORS = {
     "leasing": POLICY,
     "session": SESSION,
     "fixtures": EDGE,
+    "findings": EDGE,
     "plugin": EDGE,
 }
 
@@ -94,7 +95,7 @@ def test_only_the_edge_knows_pytest() -> None:
         for imported, _ in _imports(path)
         if imported.partition(".")[0] in ("pytest", "_pytest")
     }
-    assert knowing == {"plugin", "fixtures"}
+    assert knowing == {"plugin", "fixtures", "findings"}
 
 
 def test_schemas_are_dropped_in_one_module_only() -> None:

@@ -765,7 +765,8 @@ def test_a_connection_that_is_not_given_back_is_named_and_cut_off(
             start.format("test_transaction", "test_it.py:44") + ", idle in transaction, " + end.format("insert into "),
             start.format("test_query", "test_it.py:62") + ", active, " + end.format("select pg_sleep"),
             start.format("test_in_a_thread", "test_it.py:78") + ", idle, " + end.format("select 1 as kept_in_thread"),
-            "*PgdbmLeakWarning: a test ended *:85 (server process *, " + end.format("select 1 as kept_without_lease"),
+            "*PgdbmLeakWarning: test_it.py::test_before_anything_is_leased ended *:85 (server process *, "
+            + end.format("select 1 as kept_without_lease"),
         ]
     )
     assert_nothing_left()

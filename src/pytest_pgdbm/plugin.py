@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pgdbm import report, settings
+from pytest_pgdbm import findings, report, settings
 from pytest_pgdbm.fixtures import FOUND, SESSION
 from pytest_pgdbm.ground import names
-from pytest_pgdbm.ground.errors import ConfigError, PgdbmLeakWarning, PgdbmWarning
+from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.ground.records import Process, Run
 from pytest_pgdbm.services.discovery import from_ini
 from pytest_pgdbm.session import Session
+
+if TYPE_CHECKING:
+    from pytest_pgdbm.leasing.leaks import Leak
 
 _KEPT = pytest.StashKey[list[str]]()
 _WORKERS = pytest.StashKey[list[dict[str, Any]]]()
@@ -84,13 +86,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         raise pytest.fail.Exception(hint, pytrace=False) from None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What connections are taken for from now on."""
+    item.config.stash[SESSION].begin_test(item.nodeid)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """After everything of the test, its event loop included: what was given back is dropped."""
     try:
         return (yield)
     finally:
-        _settle(item.config, item)
+        _tell(item.session, item.config.stash[SESSION].settle(), item)
 
 
 @pytest.hookimpl(trylast=True)
@@ -99,7 +107,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if SESSION not in config.stash:
         return
-    _settle(config, None)
+    _tell(session, [*config.stash[SESSION].settle(), *config.stash[SESSION].clear()], None)
     if hasattr(config, "workeroutput"):
         config.workeroutput["pgdbm"] = {"failure": config.stash[SESSION].failure, "kept": config.stash[_KEPT]}
 
@@ -192,21 +200,7 @@ def _folder(run: str) -> Path:
     return Path(tempfile.gettempdir()) / f"pgdbm-{user}-{run}"
 
 
-def _settle(config: pytest.Config, item: pytest.Item | None) -> None:
-    found = config.stash[SESSION].settle()
-    kept = [leak.message for leak in found if leak.kept]
-    config.stash[_KEPT].extend(kept)
-    _warn(kept, PgdbmWarning, item)
-    _warn([leak.message for leak in found if not leak.kept], PgdbmLeakWarning, item)
-
-
-def _warn(messages: list[str], category: type[Warning], item: pytest.Item | None) -> None:
-    if not messages:
-        return
-    # One warning for all: where warnings are errors, the first would swallow the rest.
-    text = "\n".join(messages)
-    if item is None:
-        warnings.warn(text, category, stacklevel=1)
-    else:
-        path, line, _ = item.reportinfo()
-        warnings.warn_explicit(text, category, str(path), (line or 0) + 1)
+def _tell(session: pytest.Session, found: list[Leak], running: pytest.Item | None) -> None:
+    if found:
+        session.config.stash[_KEPT].extend(leak.message for leak in found if leak.kept)
+        findings.tell(session, found, running)

@@ -48,7 +48,8 @@ class Session:
 
     `pool_options` are what the application gives its pool; `needed_extensions` tells which extensions the tests will
     need, as far as that is known: it decides which installation is taken. `debugged` takes the time limits from the
-    pool, since a person may look at a test that stands still. `failure` is why there is no server.
+    pool, since a person may look at a test that stands still. `failure` is why there is no server, `test` the test
+    that runs now.
     """
 
     def __init__(self, settings: Settings, run: Run) -> None:
@@ -58,6 +59,7 @@ class Session:
         self.needed_extensions: Callable[[], Collection[str]] = tuple
         self.debugged = False
         self.failure: str | None = None
+        self.test = ""
         self._turn = threading.Lock()
         self._closers: list[Callable[[], None]] = [quiet.install()]
 
@@ -83,6 +85,7 @@ class Session:
 
         opening = self._opening
         pool = SharedPool(opening.open, opening.end_backends, min_size=opening.min_size, max_size=opening.max_size)
+        pool.test_name = self.test
         self._closers.append(pool.end)
         return pool
 
@@ -108,12 +111,27 @@ class Session:
         if "_leases" in self.__dict__:
             self._leases.revoke(tenant)
 
+    def begin_test(self, test: str) -> None:
+        """Says which test runs now."""
+        self.test = test
+        if "pool" in self.__dict__:
+            self.pool.test_name = test
+
     def settle(self) -> list[Leak]:
-        """Drops what was given back since the last time; returns what was found wrong."""
+        """Has what was given back made ready for the next tests; returns what was found wrong since the last time."""
         if "pool" not in self.__dict__:
             return []
         self.pool.next_test()
-        return self.loop.run(self._leases.settle()) if self._leases.unsettled else []
+        if not self._leases.unsettled:
+            return []
+        if self._leases.may_settle_later:
+            self.loop.post(self._leases.settle())
+            return []
+        return self.loop.run(self._leases.settle())
+
+    def clear(self) -> list[Leak]:
+        """Drops all that tests have given back; returns what was found wrong."""
+        return self.loop.run(self._leases.clear()) if "_leases" in self.__dict__ else []
 
     @cached_property
     def loop(self) -> PrivateLoop:

@@ -76,6 +76,10 @@ class PrivateLoop:
             await asyncio.wait([done], timeout=SECONDS_TO_UNDO)
             raise
 
+    def post(self, work: Coroutine[Any, Any, object]) -> None:
+        """Has the work done some time, without waiting for it."""
+        _Job(self._loop, work)
+
     def close(self) -> None:
         """Ends the loop and its thread; what still runs in it is cancelled. Nothing happens the second time."""
         if self._loop.is_closed():

@@ -27,7 +27,8 @@ EndBackends = Callable[[Collection[int]], Awaitable[dict[int, Activity]]]
 class Checkout(NamedTuple):
     """A connection that is out: the server process that serves it, where it was taken and for whom.
 
-    `activity` is what it was doing when it was cut off, None if it was not or if that could not be read.
+    `test` is the test that ran then; `activity` is what it was doing when it was cut off, None if it was not or if that
+    could not be read.
     """
 
     pid: int
@@ -36,6 +37,7 @@ class Checkout(NamedTuple):
     pool: asyncpg.Pool
     connection: Any
     loop: asyncio.AbstractEventLoop
+    test: str
     activity: Activity | None = None
 
 
@@ -46,7 +48,18 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     application that closes its pool at shutdown go on.
     """
 
-    __slots__ = ("__weakref__", "_end_backends", "_lock", "_loops", "_lost", "_open", "_out", "_sizes", "_test")
+    __slots__ = (
+        "__weakref__",
+        "_end_backends",
+        "_lock",
+        "_loops",
+        "_lost",
+        "_open",
+        "_out",
+        "_sizes",
+        "_test",
+        "test_name",
+    )
 
     def __init__(self, open_pool: OpenPool, end_backends: EndBackends, *, min_size: int, max_size: int) -> None:
         # Not asyncpg's own __init__: it would bind this object to one loop. Everything public is overridden here.
@@ -58,6 +71,8 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._lost: list[Checkout] = []
         self._lock = threading.Lock()
         self._test = 0
+        self.test_name = ""
+        """The test that runs now, for what is said about connections."""
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """A connection of the running loop's pool; to be awaited, or entered by `async with`."""
@@ -84,6 +99,11 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     def lost(self) -> bool:
         """Whether a loop ended with connections out since `take_lost` was called last."""
         return bool(self._lost)
+
+    def is_out_for(self, owners: Collection[object]) -> bool:
+        """Whether one of these has a connection that it took."""
+        with self._lock:
+            return any(checkout.owner in owners for checkout in self._out.values())
 
     async def take_lost(self, owners: Collection[object]) -> list[Checkout]:
         """Connections that will not come back: out when their loop ended, or for an owner that has ended.
@@ -171,7 +191,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     async def _take(self, timeout: float | None, owner: object | None, place: Place) -> Any:
         mine = self._mine()
         pool, connection, pid = await mine.acquire(timeout, self._test)
-        checkout = Checkout(pid, place, owner, pool, connection, mine.loop)
+        checkout = Checkout(pid, place, owner, pool, connection, mine.loop, self.test_name)
         with self._lock:
             self._out[id(connection)] = checkout
         return connection

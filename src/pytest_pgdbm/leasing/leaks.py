@@ -18,9 +18,11 @@ _LONGEST_QUERY = 200
 class Leak:
     """Something that was not as it should be when a test's sets were given back.
 
-    `kept` tells a schema that stays on the server from a connection that was cut off.
+    `test` is whose it was, "" if that is not known for sure; `kept` tells a schema that stays on the server from a
+    connection that was cut off.
     """
 
+    test: str
     message: str
     kept: bool = False
 
@@ -33,15 +35,18 @@ def describe(
 ) -> list[Leak]:
     """One finding for each connection that was cut off, and for each schema that had to stay."""
     whose = " or ".join(tests) or "a test"
-    leaks = [Leak(_connection(whose, checkout)) for checkout in out]
-    leaks += [Leak(_transaction(whose, holder)) for holder in holders]
-    leaks += [Leak(f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept]
+    test = tests[0] if tests else ""
+    leaks = [Leak(_owner(checkout) or test, _connection(_owner(checkout) or whose, checkout)) for checkout in out]
+    leaks += [Leak(test, _transaction(whose, holder)) for holder in holders]
+    leaks += [Leak(test, f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept]
     return leaks
 
 
+def _owner(checkout: Checkout) -> str:
+    return checkout.owner.test if isinstance(checkout.owner, Term) else checkout.test
+
+
 def _connection(whose: str, checkout: Checkout) -> str:
-    if isinstance(checkout.owner, Term):
-        whose = checkout.owner.test
     doing = f", {_doing(checkout.activity)}" if checkout.activity else ""
     return (
         f"{whose} ended without giving back a connection that it took at {checkout.place}"

@@ -1,0 +1,119 @@
+"""The sets of one content that this process has: two or three of them are leased in turn.
+
+While a test works in one, the others are made as they were. A test then waits for nothing; it would wait for the set
+that the test before it gave back just now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_pgdbm.connections.quiet import quietly
+from pytest_pgdbm.ground.errors import BuildError
+from pytest_pgdbm.schemas.drop import Kept
+from pytest_pgdbm.schemas.holders import Holder
+from pytest_pgdbm.schemas.home import Home
+from pytest_pgdbm.schemas.plan import BuiltSet, Plan
+from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
+
+LEASES_FOR_TWO, LEASES_FOR_THREE = 3, 12
+"""So many tests have asked for a content before a second set is built, and a third."""
+
+
+class Stock:
+    """Sets of one content: leased, on their way back, or ready. To be used in the private loop.
+
+    `others` are the other services that the run knows.
+    """
+
+    def __init__(self, home: Home, plan: Plan, others: Sequence[str]) -> None:
+        self._home = home
+        self._plan = plan
+        self._others = others
+        self._ready: deque[BuiltSet] = deque()
+        self._sets: set[BuiltSet] = set()
+        self._coming: set[asyncio.Task[Any]] = set()
+        self._leases = 0
+        self._recyclable = True
+
+    async def take(self) -> BuiltSet:
+        """A set that nobody else has. Raises BuildError."""
+        self._leases += 1
+        while not self._ready:
+            if not self._coming or (self._wants_more and self._seeds_run_code):
+                return await self._new()
+            await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
+        return self._ready.popleft()
+
+    def give_back(self, built: BuiltSet) -> asyncio.Task[tuple[list[Kept], list[Holder]]]:
+        """Begins to make a set ready for the next test, or to drop it.
+
+        The task returns what had to stay, and who was cut off for it.
+        """
+        coming = asyncio.ensure_future(self._back(built))
+        self._comes(coming)
+        return coming
+
+    async def clear(self) -> tuple[list[Kept], list[Holder]]:
+        """Drops the sets that are not leased, once those that are on their way have come."""
+        self._leases = 0  # nothing is built ahead any more
+        while self._coming:
+            await asyncio.wait(self._coming)
+        ready = list(self._ready)
+        self._ready.clear()
+        self._sets.difference_update(ready)
+        return await self._home.drop(ready)
+
+    @property
+    def _wants_more(self) -> bool:
+        wanted = 1 + (self._leases >= LEASES_FOR_TWO) + (self._leases >= LEASES_FOR_THREE)
+        return self._recyclable and len(self._sets) < wanted
+
+    @property
+    def _seeds_run_code(self) -> bool:
+        return any(callable(seed) for member in self._plan.members for seed in member.service.seeds)
+
+    def _grow(self) -> None:
+        # A seed that is a function of the user's must not run beside a test.
+        if self._wants_more and not self._coming and not self._seeds_run_code:
+            self._comes(asyncio.ensure_future(self._add()))
+
+    def _comes(self, task: asyncio.Task[Any]) -> None:
+        self._coming.add(task)
+        task.add_done_callback(self._came)
+
+    def _came(self, task: asyncio.Task[Any]) -> None:
+        self._coming.discard(task)
+        self._grow()
+
+    async def _back(self, built: BuiltSet) -> tuple[list[Kept], list[Holder]]:
+        with quietly():
+            if built in self._sets and not (await self._home.recycle(built)).why:
+                self._ready.append(built)
+                return [], []
+            self._sets.discard(built)
+            return await self._home.drop([built])
+
+    async def _add(self) -> None:
+        # It was built before: what went wrong now will come up where it can be told.
+        try:
+            with quietly():
+                self._ready.append(await self._new())
+        except BuildError:
+            self._leases = 0
+
+    async def _new(self) -> BuiltSet:
+        built = await self._home.build(self._plan, self._others)
+        if self._recyclable:
+            try:
+                await self._home.settle_in(built)
+                self._sets.add(built)
+            except Unrecyclable:
+                self._recyclable = False
+            except BaseException:
+                await asyncio.shield(asyncio.ensure_future(self._home.drop([built])))
+                raise
+        return built
