@@ -384,7 +384,7 @@ async def test_the_factory_blocks_nobody(pgdbm_db):
             await asyncio.sleep(0)
 
     task = asyncio.create_task(turn())
-    await pgdbm_db("users")
+    await pgdbm_db("users", fresh=True)
     task.cancel()
     assert turns > 10
 

@@ -382,6 +382,7 @@ def test_a_wrong_option_is_a_usage_error_before_collection(
         ("reset='x'", "*@pytest.mark.pgdbm has no reset=; it has: seed=, search_path=*"),
         ("seed=['a.sql']", "*takes the seeds by service: seed={'users': *"),
         ("search_path=3", "*takes a text such as 'pg_catalog, public'*"),
+        ("reuse=True", "*@pytest.mark.pgdbm(reuse=*) takes 'on' or 'off'*"),
     ],
 )
 def test_a_wrong_marker_is_a_usage_error(project: Project, marker: str, message: str) -> None:

@@ -163,7 +163,9 @@ def _factory(request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant
     from pytest_pgdbm.leasing.leases import Tenant
 
     session: Session = request.getfixturevalue("_pgdbm_run")
-    tenant = Tenant(request.node.nodeid or "the session", _marked_path(request.node))
+    label = request.node.nodeid or "the session"
+    reuse = _marked(request.node, "reuse") or session.settings.reuse.value
+    tenant = Tenant(label, _marked_path(request.node), reuse=reuse == "on")
     request.node.stash.setdefault(_TENANTS, []).append(tenant)
     request.addfinalizer(lambda: session.revoke(tenant))
     return DatabaseFactory(session, tenant, _told(lambda: _resolver(request)), hosts)
@@ -235,10 +237,13 @@ def _marked_seeds(node: Any) -> dict[str, Any]:
 
 
 def _marked_path(node: Any) -> SearchPath | None:
-    for marker in node.iter_markers("pgdbm"):
-        if "search_path" in marker.kwargs:
-            return SearchPath.parse(marker.kwargs["search_path"])
-    return None
+    path = _marked(node, "search_path")
+    return None if path is None else SearchPath.parse(path)
+
+
+def _marked(node: Any, word: str) -> Any:
+    """What the nearest marker says."""
+    return next((marker.kwargs[word] for marker in node.iter_markers("pgdbm") if word in marker.kwargs), None)
 
 
 def _library(config: pytest.Config) -> Library:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _KEPT = pytest.StashKey[list[str]]()
 _WORKERS = pytest.StashKey[list[dict[str, Any]]]()
 _MARKER = (
-    "pgdbm(seed={service: seeds}): choices of pytest-pgdbm for a test; seed replaces the declared seeds of the named"
-    " services"
+    "pgdbm(seed={service: seeds}, search_path=, reuse=): choices of pytest-pgdbm for a test; seed replaces the declared"
+    " seeds of the named services"
 )
-_MARKER_WORDS = ("seed", "search_path")
+_MARKER_WORDS = ("seed", "search_path", "reuse")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -62,6 +62,8 @@ def marker_error(test: str, args: Sequence[object], kwargs: Mapping[str, object]
         return f"{test}: @pytest.mark.pgdbm(seed=…) takes the seeds by service: seed={{'users': […]}}"
     if not isinstance(kwargs.get("search_path", ""), str):
         return f"{test}: @pytest.mark.pgdbm(search_path=…) takes a text such as 'pg_catalog, public'"
+    if kwargs.get("reuse", "on") not in ("on", "off"):
+        return f"{test}: @pytest.mark.pgdbm(reuse=…) takes 'on' or 'off'"
     return None
 
 

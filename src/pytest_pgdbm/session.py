@@ -93,6 +93,10 @@ class Session:
         """The managers of a set for this tenant; to be run in the private loop."""
         return await self._leases.lease(tenant, plan, others, fresh=fresh)
 
+    def lease_now(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Mapping[str, Database] | None:
+        """The same, if it is there: without waiting, from any thread."""
+        return self._leases.lease_now(tenant, plan, others) if "_leases" in self.__dict__ else None
+
     def prepare(self) -> None:
         """Starts the server and what stands on it, if that has not been done; from any thread."""
         with self._turn:

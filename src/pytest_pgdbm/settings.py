@@ -22,6 +22,7 @@ from pytest_pgdbm.ground.masks import HIDDEN, SecretUrl, masked
 T = TypeVar("T")
 ServerChoice = Literal["auto", "url", "embedded", "container"]
 Role = Literal["user", "superuser"]
+Reuse = Literal["on", "off"]
 Lookup: TypeAlias = "Callable[[str], object | None]"
 
 DEFAULT = "default"
@@ -53,6 +54,7 @@ class Settings:
     extensions: Setting[tuple[str, ...]]
     search_path: Setting[str | None]
     role: Setting[Role]
+    reuse: Setting[Reuse]
     migration_timeout: Setting[float | None]
 
 
@@ -135,6 +137,12 @@ OPTIONS: tuple[Option, ...] = (
         "who tests and migrations run as on a server of the run's own (default: user)",
         choices=("user", "superuser"),
         default="user",
+    ),
+    Option(
+        "reuse",
+        "whether a migrated schema is emptied and leased again (on, the default), or dropped after each test (off)",
+        choices=("on", "off"),
+        default="on",
     ),
     Option(
         "migration-timeout",

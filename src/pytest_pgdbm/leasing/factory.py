@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -40,6 +40,9 @@ class Lease(Generic[T_co]):
         """The same, without an event loop: blocks until it is there."""
         __tracebackhide__ = True
         try:
+            at_once = self._lease_now()
+            if at_once is not None:
+                return self._one_or_all(at_once)
             self._factory.begin()
             managers = self._factory.session.loop.run(self._lease())
         except PgdbmError as error:
@@ -50,6 +53,9 @@ class Lease(Generic[T_co]):
         __tracebackhide__ = True
         running_loop()
         try:
+            at_once = self._lease_now()
+            if at_once is not None:
+                return self._one_or_all(at_once)
             # Starting a server takes a second; the test's loop has other tasks to run.
             await asyncio.to_thread(self._factory.begin)
             managers = await self._factory.session.loop.wait(self._lease())
@@ -62,6 +68,17 @@ class Lease(Generic[T_co]):
         for asked in self._asked:
             if asked.name not in managers:
                 managers.update(await self._factory.lease(asked, fresh=self._fresh, own=self._own))
+        return tuple(managers[asked.name] for asked in self._asked)
+
+    def _lease_now(self) -> tuple[Database, ...] | None:
+        if self._fresh:
+            return None
+        managers: dict[str, Database] = {}
+        for asked in self._asked:
+            at_once = self._factory.lease_now(asked, own=self._own)
+            if at_once is None:
+                return None
+            managers.update(at_once)
         return tuple(managers[asked.name] for asked in self._asked)
 
     def _one_or_all(self, managers: tuple[Database, ...]) -> T_co:
@@ -142,12 +159,28 @@ class DatabaseFactory:
 
     async def lease(self, asked: Asked, *, fresh: bool, own: bool) -> dict[str, Database]:
         """The managers of the set that the service belongs to; to be run in the private loop."""
-        if not fresh:
-            for host in self._hosts():
-                if asked.plan.key in host.sets and not (own and asked.name in host.services):
-                    return host.sets[asked.plan.key].managers
+        hosted = None if fresh else self._hosted(asked, own)
+        if hosted is not None:
+            return hosted
         self.tenant.services.add(asked.name)
         return dict(await self.session.lease(self.tenant, asked.plan, asked.others, fresh=fresh))
+
+    def lease_now(self, asked: Asked, *, own: bool) -> Mapping[str, Database] | None:
+        """The same, if it is there; from any thread."""
+        hosted = self._hosted(asked, own)
+        if hosted is not None:
+            return hosted
+        managers = self.session.lease_now(self.tenant, asked.plan, asked.others)
+        if managers is not None:
+            self.tenant.services.add(asked.name)
+        return managers
+
+    def _hosted(self, asked: Asked, own: bool) -> dict[str, Database] | None:
+        """The set of a wider fixture that the test uses as well."""
+        for host in self._hosts():
+            if asked.plan.key in host.sets and not (own and asked.name in host.services):
+                return host.sets[asked.plan.key].managers
+        return None
 
 
 def _plainly(error: PgdbmError) -> PgdbmError:

@@ -37,16 +37,30 @@ class Stock:
         self._sets: set[BuiltSet] = set()
         self._coming: set[asyncio.Task[Any]] = set()
         self._leases = 0
-        self._recyclable = True
 
     async def take(self) -> BuiltSet:
         """A set that nobody else has. Raises BuildError."""
-        self._leases += 1
-        while not self._ready:
+        while True:
+            built = self.take_now()
+            if built is not None:
+                return built
             if not self._coming or (self._wants_more and self._seeds_run_code):
-                return await self._new()
+                break
             await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
-        return self._ready.popleft()
+        self._leases += 1
+        built = await self._new()
+        self._home.begin(built)
+        return built
+
+    def take_now(self) -> BuiltSet | None:
+        """A set that nobody else has, if one is ready; from any thread."""
+        try:
+            built = self._ready.popleft()
+        except IndexError:
+            return None
+        self._leases += 1
+        self._home.begin(built)
+        return built
 
     def give_back(self, built: BuiltSet) -> asyncio.Task[tuple[list[Kept], list[Holder]]]:
         """Begins to make a set ready for the next test, or to drop it.
@@ -70,7 +84,7 @@ class Stock:
     @property
     def _wants_more(self) -> bool:
         wanted = 1 + (self._leases >= LEASES_FOR_TWO) + (self._leases >= LEASES_FOR_THREE)
-        return self._recyclable and len(self._sets) < wanted
+        return len(self._sets) < wanted
 
     @property
     def _seeds_run_code(self) -> bool:
@@ -98,22 +112,28 @@ class Stock:
             return await self._home.drop([built])
 
     async def _add(self) -> None:
-        # It was built before: what went wrong now will come up where it can be told.
-        try:
-            with quietly():
-                self._ready.append(await self._new())
-        except BuildError:
-            self._leases = 0
+        with quietly():
+            try:
+                built = await self._new()
+            except BuildError:
+                # It was built before, so that what went wrong now will come up where it can be told.
+                self._leases = 0
+                return
+            if built in self._sets:
+                self._ready.append(built)
+            else:
+                self._leases = 0
+                await self._home.drop([built])
 
     async def _new(self) -> BuiltSet:
+        """Builds a set. If it could not be made ready to be leased again, it is dropped when it comes back."""
         built = await self._home.build(self._plan, self._others)
-        if self._recyclable:
-            try:
-                await self._home.settle_in(built)
-                self._sets.add(built)
-            except Unrecyclable:
-                self._recyclable = False
-            except BaseException:
-                await asyncio.shield(asyncio.ensure_future(self._home.drop([built])))
-                raise
+        try:
+            await self._home.settle_in(built)
+            self._sets.add(built)
+        except Unrecyclable:
+            pass
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._home.drop([built])))
+            raise
         return built

@@ -132,6 +132,11 @@ class Home:
         """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
         self._recyclable[built] = await self._recycler.note(list(built.schemas.values()))
 
+    def begin(self, built: BuiltSet) -> None:
+        """Says that a set is leased now, if it is one that will be given back."""
+        if built in self._recyclable:
+            self._recycler.begin(self._recyclable[built])
+
     async def recycle(self, built: BuiltSet) -> Recycled:
         """Makes a set that was leased as it was before; to be called when nobody uses it any more."""
         return Recycled(built, await self._recycler.recycle(self._recyclable[built]))

@@ -24,11 +24,15 @@ HOLDERS_WAIT = 0.2
 
 @dataclass
 class Recyclable:
-    """A set that can be given back: what it was like, and the function in the session that looks after it."""
+    """A set that can be given back: what it was like, and the function in the session that looks after it.
+
+    `since` is the number of the next transaction before it was leased last.
+    """
 
     name: str
     pristine: Pristine
     session: int = -1
+    since: int = 0
 
 
 class Recycler:
@@ -37,6 +41,11 @@ class Recycler:
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
         self._numbers = itertools.count(1)
+        self._reached = 0
+
+    def begin(self, recyclable: Recyclable) -> None:
+        """Says that a set is leased now."""
+        recyclable.since = self._reached
 
     async def note(self, schemas: Collection[str]) -> Recyclable:
         """Makes a set that was just built ready to be leased. Raises Unrecyclable, or what the connection raises."""
@@ -63,6 +72,8 @@ class Recycler:
     async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
         pristine = recyclable.pristine
         found = await self._looked_at(connection, recyclable)
+        if found.state == function.UNTOUCHED:
+            return
         left = await _vacuumed(connection, pristine, found)
         truncated = await _truncate(connection, pristine, left)
         touched = [table for table in pristine.inventory.tables if table.oid in {*found.touched, *truncated}]
@@ -99,8 +110,10 @@ class Recycler:
             await connection.execute(recyclable.pristine.definition(recyclable.name))
             recyclable.session = self._admin.session
         expected = recyclable.pristine.fingerprint.quick_value
-        row = await connection.fetchrow(function.call(recyclable.name), expected)
-        return Found(**row)
+        row = await connection.fetchrow(function.call(recyclable.name), expected, recyclable.since)
+        found = Found(**row)
+        self._reached = found.reached
+        return found
 
 
 async def _vacuumed(connection: asyncpg.Connection, pristine: Pristine, found: Found) -> set[int]:

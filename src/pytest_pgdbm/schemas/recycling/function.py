@@ -15,7 +15,7 @@ from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
 MOST_BYTES_TO_DELETE = 1 << 20
 """A table that has grown larger is truncated: deleting and vacuuming cost more from some thousand rows on."""
 
-HELD, CHANGED, EMPTIED = "held", "changed", "emptied"
+HELD, UNTOUCHED, CHANGED, EMPTIED = "held", "untouched", "changed", "emptied"
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,15 @@ class SeededRows:
 class Found:
     """What the function tells.
 
-    `state` is HELD, CHANGED or EMPTIED, `structure` the look at the catalogs. `dirty` are OIDs of tables that had no
+    `state` is HELD, UNTOUCHED, CHANGED or EMPTIED, `reached` the next transaction's number when that was looked at,
+    `structure` the look at the catalogs. `dirty` are OIDs of tables that had no
     rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views` of
     materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
     have been emptied. Tables that only gained rows have lost those.
     """
 
     state: str
+    reached: int
     structure: str
     dirty: Sequence[int]
     touched: Sequence[int]
@@ -46,8 +48,11 @@ class Found:
 
 
 def call(name: str) -> str:
-    """The statement that calls the function; its parameter is the look at the catalogs that is expected."""
-    return f"select * from pg_temp.{name}($1)"
+    """The statement that calls the function.
+
+    Its parameters are the look at the catalogs that is expected, and what `reached` was before the set was leased.
+    """
+    return f"select * from pg_temp.{name}($1, $2)"
 
 
 def definition(
@@ -56,7 +61,8 @@ def definition(
     """The statement that makes the function. `values` are those of the sequences, `look` is the SQL of the look."""
     body = "\n".join(_body(inventory, seeded, values, look))
     return (
-        f"create or replace function pg_temp.{name}(expected text, out state text, out structure text,"
+        f"create or replace function pg_temp.{name}(expected text, since int8,"
+        " out state text, out reached int8, out structure text,"
         " out dirty oid[], out touched oid[], out views oid[], out large oid[])"
         f" language plpgsql as {quote_literal(body)}"
     )
@@ -67,9 +73,12 @@ def _body(
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
-    yield "declare n bigint; k bigint; more oid[] = '{}';"
+    yield "declare n bigint; k bigint; more oid[] = '{}'; now pg_snapshot = pg_catalog.pg_current_snapshot();"
     yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}';"
+    yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
     yield f"if {_held(inventory.lockable)} then state := '{HELD}'; return; end if;"
+    yield from _sequences([each for each in inventory.sequences if each.unlogged], values)
+    yield _untouched()
     yield f"structure := {look};"
     yield f"if structure is distinct from expected then state := '{CHANGED}'; return; end if;"
     if empty:
@@ -82,7 +91,7 @@ def _body(
     yield f"large := {_large(inventory)};"
     for group in inventory.groups:
         yield _emptied(group, seeded)
-    yield from _sequences(inventory.sequences, values)
+    yield from _sequences([each for each in inventory.sequences if not each.unlogged], values)
     yield f"state := '{EMPTIED}'; end"
 
 
@@ -150,10 +159,25 @@ def _deletion(table: Relation, rows: SeededRows | None) -> str:
     return f"delete from only {table}{which}"
 
 
+def _untouched() -> str:
+    # Whatever writes takes a number, be it rolled back later; so does nextval() the first time after setval().
+    # https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
+    return (
+        "if reached = since and pg_catalog.pg_snapshot_xmin(now) = pg_catalog.pg_snapshot_xmax(now)"
+        f" then state := '{UNTOUCHED}'; return; end if;"
+    )
+
+
 def _sequences(sequences: Sequence[Relation], values: Mapping[int, tuple[int, bool]]) -> Iterator[str]:
-    if sequences:
-        calls = (f"pg_catalog.setval({each.oid}, {values[each.oid][0]}, {values[each.oid][1]})" for each in sequences)
-        yield f"perform {', '.join(calls)};"
+    if not sequences:
+        return
+    moved = (
+        f"exists (select from {each} where last_value <> {values[each.oid][0]} or is_called <> {values[each.oid][1]}"
+        " or log_cnt <> 0)"
+        for each in sequences
+    )
+    calls = (f"pg_catalog.setval({each.oid}, {values[each.oid][0]}, {values[each.oid][1]})" for each in sequences)
+    yield f"if {' or '.join(moved)} then perform {', '.join(calls)}; end if;"
 
 
 def _writers(rows: SeededRows) -> str:

@@ -18,7 +18,7 @@ _FIRING = {True: ["R", "A"], False: ["O", "A"]}
 _INSERT, _DELETE, _TRUNCATE = 4, 8, 32
 
 _RELATIONS = f"""
-select c.oid, n.nspname as schema, c.relname as name, c.relkind::text as kind,
+select c.oid, n.nspname as schema, c.relname as name, c.relkind::text as kind, c.relpersistence = 'u' as unlogged,
     coalesce(t.inserting, false) as inserting,
     coalesce(t.deleting, false) or exists (
         select from pg_catalog.pg_rewrite r
@@ -65,6 +65,7 @@ class Relation:
     schema: str
     name: str
     kind: str
+    unlogged: bool
     inserting: bool
     deleting: bool
     truncating: bool

@@ -16,7 +16,9 @@ from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_i
 from pytest_pgdbm.schemas.recycling.rows import Copy, copy
 
 WAITS = (0.001, 0.002, 0.004)
-"""Seconds between looks at something that ends by itself: a statement's snapshot, a process that was told to end."""
+"""Seconds between tries while a statement of somebody else's runs that still sees deleted rows."""
+
+WAITS_FOR_A_START = (*WAITS, *[0.01] * 50)
 
 # VACUUM takes no page for seen by all while a commit that wrote it is not on disk. A commit that waits for the disk has
 # all earlier ones written: https://www.postgresql.org/docs/current/wal-async-commit.html
@@ -99,7 +101,11 @@ async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation
 
 
 async def vacuum(
-    connection: asyncpg.Connection, relations: Sequence[Relation], sizes: Mapping[int, int] | None = None
+    connection: asyncpg.Connection,
+    relations: Sequence[Relation],
+    sizes: Mapping[int, int] | None = None,
+    *,
+    waits: Sequence[float] = WAITS,
 ) -> list[Relation]:
     """Takes away what deleted rows have left; returns the tables where that was not possible yet.
 
@@ -107,7 +113,7 @@ async def vacuum(
     `sizes` are the bytes that the tables have to shrink to, by OID; none unless it is said.
     """
     left = list(relations)
-    for wait in (0.0, *WAITS):
+    for wait in (0.0, *waits):
         if not left:
             break
         await asyncio.sleep(wait)
@@ -132,7 +138,7 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[
     stored = [*inventory.tables, *inventory.views]
     if not stored:
         return []
-    unfinished = await vacuum(connection, stored)
+    unfinished = await vacuum(connection, stored, waits=WAITS_FOR_A_START)
     if unfinished:
         raise Unrecyclable(f"another connection in the database still sees rows that were deleted from {unfinished[0]}")
     pages = await connection.fetch(_PAGES, [each.oid for each in stored])
@@ -140,7 +146,7 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[
     loose = {row["oid"] for row in await _look_at_rows(connection, filled) if row["holes"]}
     for relation in (each for each in filled if each.oid in loose and each.kind == "r"):
         await connection.execute(f"vacuum (full) {relation}")
-        await vacuum(connection, [relation])
+        await vacuum(connection, [relation], waits=WAITS_FOR_A_START)
     return filled
 
 
