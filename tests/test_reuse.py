@@ -79,7 +79,8 @@ def test_the_marker_chooses_for_a_test(reused: Project) -> None:
 
 
 def test_what_a_test_changes_in_the_structure_no_other_test_sees(reused: Project) -> None:
-    reused.run(
+    result = reused.run(
+        "-v",
         test=f"""
         import pytest
 
@@ -87,9 +88,16 @@ def test_what_a_test_changes_in_the_structure_no_other_test_sees(reused: Project
         async def test_it(db, number):
             await db.execute("alter table {{{{tables.users}}}} add column nickname text")
             assert await db.fetch_value({ADD!r}, "a@example.org") == 1
-        """
-    ).assert_outcomes(passed=8)
+        """,
+    )
+    result.assert_outcomes(passed=8)
     assert len(set(schemas_of(reused))) == 8
+    result.stdout.fnmatch_lines(
+        [
+            "schemas were built anew after these tests, since they could not be used again:",
+            "  test_it.py::test_it[[]0[]]: new: column *users.nickname*",
+        ]
+    )
 
 
 LEAVES = """

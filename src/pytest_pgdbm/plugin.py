@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_pgdbm.leasing.leaks import Leak
 
 _KEPT = pytest.StashKey[list[str]]()
-_WORKERS = pytest.StashKey[list[dict[str, Any]]]()
+_WORKERS = pytest.StashKey[list[report.Told]]()
 _MARKER = (
     "pgdbm(seed={service: seeds}, search_path=, reuse=): choices of pytest-pgdbm for a test; seed replaces the declared"
     " seeds of the named services"
@@ -109,7 +109,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     _tell(session, [*config.stash[SESSION].settle(), *config.stash[SESSION].clear()], None)
     if hasattr(config, "workeroutput"):
-        config.workeroutput["pgdbm"] = {"failure": config.stash[SESSION].failure, "kept": config.stash[_KEPT]}
+        config.workeroutput["pgdbm"] = _told(config)
 
 
 def pytest_enter_pdb(config: pytest.Config) -> None:
@@ -121,10 +121,9 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Why there was no server, and what was kept, once more at the end."""
-    failures = [config.stash[SESSION].failure, *(each["failure"] for each in config.stash[_WORKERS])]
-    kept = config.stash[_KEPT] + [line for each in config.stash[_WORKERS] for line in each["kept"]]
-    lines = report.summary(failures, kept)
+    """Why there was no server, what was kept, and with -v what was built anew, once more at the end."""
+    verbose = config.get_verbosity() > 0
+    lines = report.summary([_told(config), *config.stash[_WORKERS]], verbose=verbose)
     if lines:
         terminalreporter.section("pgdbm")
         for line in lines:
@@ -168,6 +167,11 @@ class _Controller:
             from pytest_pgdbm import keeper
 
             keeper.leave_run(run)
+
+
+def _told(config: pytest.Config) -> report.Told:
+    session = config.stash[SESSION]
+    return {"failure": session.failure, "kept": config.stash[_KEPT], "dropped": session.dropped}
 
 
 def _settings(config: pytest.Config) -> settings.Settings:

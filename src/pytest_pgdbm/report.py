@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypedDict
 
 from pytest_pgdbm import settings
 from pytest_pgdbm.ground.errors import ServerFailed
 
 OUR_FIXTURES = ("pgdbm_db", "pgdbm_pool", "pgdbm_server", "pgdbm_url")
 _NOT_RUN = "async def functions are not natively supported"
+
+
+class Told(TypedDict):
+    """What a process of the run has to say at its end."""
+
+    failure: str | None
+    kept: list[str]
+    dropped: list[str]
 
 
 def header(chosen: settings.Settings) -> list[str]:
@@ -78,7 +87,14 @@ def async_hint(message: str, fixturenames: Iterable[str]) -> str | None:
     )
 
 
-def summary(failures: Iterable[str | None], kept: Sequence[str]) -> list[str]:
-    """The lines for the end of the run: why there was no server, and what stays on it."""
-    told = list(dict.fromkeys(failure for failure in failures if failure))
-    return [line for failure in told for line in failure.splitlines()] + list(kept)
+def summary(told: Iterable[Told], *, verbose: bool) -> list[str]:
+    """The lines for the end of the run: why there was no server, what stays on it; if verbose, what was built anew."""
+    parts = list(told)
+    failures = dict.fromkeys(each["failure"] for each in parts if each["failure"])
+    lines = [line for failure in failures for line in failure.splitlines()]
+    lines += [line for each in parts for line in each["kept"]]
+    dropped = [line for each in parts for line in each["dropped"]]
+    if dropped and verbose:
+        lines += ["schemas were built anew after these tests, since they could not be used again:"]
+        lines += [f"  {line}" for line in dropped]
+    return lines

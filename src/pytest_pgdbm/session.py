@@ -110,6 +110,11 @@ class Session:
 
         return psql.command(self._get_endpoint(), self._database, self.run.folder, self._leases.schemas)
 
+    @property
+    def dropped(self) -> list[str]:
+        """Which tests' sets could not be leased again, and why."""
+        return self._leases.dropped if "_leases" in self.__dict__ else []
+
     def revoke(self, tenant: Tenant) -> None:
         """Ends a tenant's term; `settle` then drops its sets."""
         if "_leases" in self.__dict__:

@@ -62,6 +62,8 @@ class Leases:
         self._returned: list[tuple[Term, _Leased]] = []
         self._returning: set[asyncio.Task[None]] = set()
         self._late: list[Leak] = []
+        self.dropped: list[str] = []
+        """Which tests' sets could not be leased again, and why."""
 
     def lease_now(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> dict[str, Database] | None:
         """As `lease`, from any thread and at once; None if there is something to wait for."""
@@ -147,8 +149,10 @@ class Leases:
         coming = stock.give_back(built)
 
         async def tell() -> None:
-            kept, holders = await coming
-            self._late += describe([term.test], (), holders, kept)
+            outcome = await coming
+            self._late += describe([term.test], (), outcome.holders, outcome.kept)
+            if outcome.why:
+                self.dropped.append(f"{term.test}: {outcome.why}")
 
         task = asyncio.ensure_future(tell())
         self._returning.add(task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_pgdbm.connections.quiet import quietly
@@ -21,6 +22,15 @@ from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
 
 LEASES_FOR_TWO, LEASES_FOR_THREE = 3, 12
 """So many tests have asked for a content before a second set is built, and a third."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a set that was given back: why it was dropped, "" if it is ready; what stayed, who was cut off."""
+
+    why: str = ""
+    kept: Sequence[Kept] = ()
+    holders: Sequence[Holder] = ()
 
 
 class Stock:
@@ -62,11 +72,8 @@ class Stock:
         self._home.begin(built)
         return built
 
-    def give_back(self, built: BuiltSet) -> asyncio.Task[tuple[list[Kept], list[Holder]]]:
-        """Begins to make a set ready for the next test, or to drop it.
-
-        The task returns what had to stay, and who was cut off for it.
-        """
+    def give_back(self, built: BuiltSet) -> asyncio.Task[Outcome]:
+        """Begins to make a set ready for the next test, or to drop it; the task returns what came of it."""
         coming = asyncio.ensure_future(self._back(built))
         self._comes(coming)
         return coming
@@ -103,13 +110,16 @@ class Stock:
         self._coming.discard(task)
         self._grow()
 
-    async def _back(self, built: BuiltSet) -> tuple[list[Kept], list[Holder]]:
+    async def _back(self, built: BuiltSet) -> Outcome:
         with quietly():
-            if built in self._sets and not (await self._home.recycle(built)).why:
+            if built not in self._sets:
+                return Outcome("it could not be made ready to be used again", *await self._home.drop([built]))
+            why = (await self._home.recycle(built)).why
+            if not why:
                 self._ready.append(built)
-                return [], []
+                return Outcome()
             self._sets.discard(built)
-            return await self._home.drop([built])
+            return Outcome(why, *await self._home.drop([built]))
 
     async def _add(self) -> None:
         with quietly():

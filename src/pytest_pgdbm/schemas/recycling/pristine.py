@@ -33,7 +33,7 @@ from pg_catalog.pg_class c where c.oid = any($1::oid[])
 
 # A line pointer that is free, or was, tells a table whose rows were changed or deleted while it was built.
 _ROWS = """
-select {oid}::oid as oid, count(*) as count, coalesce(array_agg(distinct xmin::text), '{{}}') as writers,
+select {oid}::oid as oid, count(*) as count, array(select xmin::text from only {relation} group by xmin) as writers,
     count(*) < (select sum(p.last) from (
         select max((ctid::text::point)[1]::int) as last from only {relation} group by (ctid::text::point)[0]
     ) p) as holes
