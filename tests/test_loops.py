@@ -18,6 +18,7 @@ HELP = """
 import asyncio
 import concurrent.futures
 import contextlib
+import re
 import time
 
 import asyncpg
@@ -57,12 +58,14 @@ def pool_connections(url):
     return asyncio.run(count())
 
 
-def assert_no_connection(url):
-    '''A server process ends a moment after its connection was closed.'''
+def assert_only_parked(pool, url):
+    '''No loop has a pool, and what is on the server waits for a loop.'''
+    parked = re.fullmatch("<pytest-pgdbm pool, open in 0 loops; ([0-9]+) connections wait for a loop>", repr(pool))
+    assert parked, repr(pool)
     deadline = time.monotonic() + 5
-    while (left := pool_connections(url)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert left == 0
+    while (left := pool_connections(url)) != int(parked[1]) and time.monotonic() < deadline:
+        time.sleep(0.01)  # a server process ends a moment after its connection was closed
+    assert left == int(parked[1])
 """
 
 
@@ -104,16 +107,16 @@ def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
 EACH_SCOPE = """
 import asyncio
 import pytest
-from help import assert_no_connection, check
+from help import assert_only_parked, check
 
-# Given up at the end of each loop: a pool that outlives its loop would be seen by the next synchronous test.
+# A pool that outlives its loop would be seen by the next synchronous test.
 
 @pytest.mark.asyncio
 async def test_function(users_db):
     await check(users_db)
 
-def test_no_connection_after_a_function_loop(pgdbm_url):
-    assert_no_connection(pgdbm_url)
+def test_only_parked_connections_after_a_function_loop(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
 
 @pytest.mark.asyncio(loop_scope="class")
 class TestClass:
@@ -129,8 +132,8 @@ class TestClass:
         await check(users_db)
         assert await pgdbm_pool.fetchval("select pg_backend_pid()") == TestClass.pid
 
-def test_no_connection_after_a_class_loop(pgdbm_url):
-    assert_no_connection(pgdbm_url)
+def test_only_parked_connections_after_a_class_loop(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_module(users_db):
@@ -164,8 +167,9 @@ def test_each_loop_scope_of_pytest_asyncio_in_one_run(
         """
         from help import pool_connections
 
-        def test_package_and_session_loops_have_theirs_until_they_end(pgdbm_url):
-            assert pool_connections(pgdbm_url) == 2
+        def test_package_and_session_loops_have_theirs_until_they_end(pgdbm_pool, pgdbm_url):
+            assert repr(pgdbm_pool).startswith("<pytest-pgdbm pool, open in 2 loops; ")
+            assert pool_connections(pgdbm_url) <= 4  # so many were used at once
         """,
     )
     result = loops.run("-o", f"asyncio_mode={mode}", "test_it.py", "test_after.py", test=EACH_SCOPE)
@@ -203,7 +207,7 @@ def test_a_session_wide_default_loop_keeps_its_connections(
 
 ANYIO = """
 import pytest
-from help import assert_no_connection, check
+from help import assert_only_parked, check
 
 pytestmark = pytest.mark.anyio
 
@@ -224,8 +228,8 @@ async def test_factory(pgdbm_db):
     users, orders = await pgdbm_db("users", "orders")
     await check(users)
 
-def test_no_connection(pgdbm_url):
-    assert_no_connection(pgdbm_url)
+def test_only_parked_connections(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
 """
 
 
@@ -280,7 +284,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
-from help import ADD, COUNT, assert_no_connection, check, fill
+from help import ADD, COUNT, assert_only_parked, check, fill
 from pgdbm import AsyncDatabaseManager
 
 def application(pool):
@@ -320,8 +324,8 @@ def test_a_session_wide_application_on_a_schema_of_each_test(client, users_db, t
     assert client.get("/twice").json() is True
     assert asyncio.run(users_db.fetch_value(COUNT)) == 2
 
-def test_no_connection_after_the_portals_loop(pgdbm_url):
-    assert_no_connection(pgdbm_url)
+def test_only_parked_connections_after_the_portals_loop(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
 
 async def test_a_client_without_lifespan_in_an_asynchronous_test(app, users_db, pgdbm_pool):
     app.state.users = AsyncDatabaseManager(pool=pgdbm_pool, schema=users_db.schema)
@@ -418,8 +422,8 @@ async def test_a_plain_loop_that_is_closed_inside_of_another(users_db):
     await asyncio.to_thread(loop.run_until_complete, check(users_db))
     loop.close()
 
-def test_no_connection_after_plain_loops(pgdbm_url):
-    assert_no_connection(pgdbm_url)
+def test_only_parked_connections_after_plain_loops(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
 
 forgotten = asyncio.new_event_loop()
 
@@ -445,7 +449,7 @@ def test_applications_threads_and_loops_of_the_users_own(
 
 UVLOOP = """
 import pytest
-from help import assert_no_connection, check, fill
+from help import assert_only_parked, check, fill
 
 async def test_pool(users_db, pgdbm_db):
     import asyncio, uvloop
@@ -454,8 +458,8 @@ async def test_pool(users_db, pgdbm_db):
     assert await pgdbm_db("users") is users_db
     await fill(users_db.pool)
 
-def test_no_connection(pgdbm_url):
-    assert_no_connection(pgdbm_url)
+def test_only_parked_connections(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
 
 @pytest.mark.parametrize("time", range(2))
 @pytest.mark.asyncio(loop_scope="session")
@@ -497,7 +501,7 @@ POOL = """
 import asyncio
 import asyncpg
 import pytest
-from help import ADD, COUNT, assert_no_connection, check, fill
+from help import ADD, COUNT, assert_only_parked, check, fill
 from pgdbm import AsyncDatabaseManager
 from pgdbm.monitoring import MonitoredAsyncDatabaseManager
 
@@ -586,7 +590,7 @@ async def test_an_application_closes_its_pool_at_shutdown(pgdbm_pool, pgdbm_url)
         assert await pool.fetchval("select 1") == 1
     assert pgdbm_pool.get_size() == 0
     await asyncio.gather(pgdbm_pool.close(), pgdbm_pool.close())
-    await asyncio.to_thread(assert_no_connection, pgdbm_url)
+    await asyncio.to_thread(assert_only_parked, pgdbm_pool, pgdbm_url)
 
 async def test_the_next_test_goes_on(users_db, pgdbm_pool):
     await check(users_db)
@@ -628,7 +632,7 @@ async def test_session_state_is_gone_in_the_next(pgdbm_pool):
 async def test_the_pool_cannot_be_sent_elsewhere(pgdbm_pool):
     with pytest.raises(asyncpg.InterfaceError, match="the pool of pytest-pgdbm cannot be sent to another server"):
         pgdbm_pool.set_connect_args("postgresql://elsewhere")
-    assert repr(pgdbm_pool) == "<pytest-pgdbm pool, open in 1 loops>"
+    assert repr(pgdbm_pool) == "<pytest-pgdbm pool, open in 1 loops; 0 connections wait for a loop>"
     assert not pgdbm_pool.is_closing()
 
 @pytest.mark.asyncio(loop_scope="function")
@@ -744,6 +748,7 @@ async def test_all_is_well(users_db):
     await check(users_db)
     await fill(users_db.pool)
     tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
 """
 
 

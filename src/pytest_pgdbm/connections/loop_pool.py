@@ -1,4 +1,4 @@
-"""The real pool of one event loop, which ends with its loop."""
+"""The real pool of one event loop, which ends with its loop; its server connections can be parked for the next."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from pytest_pgdbm.connections.parking import ParkedConnections
 from pytest_pgdbm.connections.quiet import quietly
 
 SECONDS_TO_DRAIN = 5.0
@@ -30,20 +31,25 @@ _CLEAN = "reset session authorization; discard temp; discard sequences"
 class LoopPool:
     """The pool of one loop: made at the first use, closed by `end`, made anew at the next use.
 
-    `cut_off` is called with a pool that has connections out when it must end. `ended` is called when the loop is.
+    `min_size` connections are opened with it. Those that nobody uses at its end go to `parked`; with a pool that has
+    others out then `cut_off` is called. `ended` is called when the loop is closed.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         open_pool: OpenPool,
+        parked: ParkedConnections,
         *,
+        min_size: int,
         cut_off: CutOff,
         ended: Callable[[], None],
     ) -> None:
         self.loop = loop
         self.pool: asyncpg.Pool | None = None
         self._open = open_pool
+        self._parked = parked
+        self._min_size = min_size
         self._cut_off = cut_off
         self._opening = asyncio.Lock()
         self._cleaned: dict[int, int] = {}
@@ -54,7 +60,7 @@ class LoopPool:
         async with self._opening:
             if self.pool is None:
                 with quietly():
-                    self.pool = await self._open()
+                    self.pool = await self._begun()
             return self.pool
 
     async def end(self, patience: float = SECONDS_TO_DRAIN) -> None:
@@ -62,13 +68,13 @@ class LoopPool:
         pool, self.pool = self.pool, None
         if pool is None:
             return
-        if await _drained(pool, patience):
-            # However this fails, asyncpg has then cut the connections off.
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(pool.close(), SECONDS_TO_CLOSE)
-        else:
+        drained = await _drained(pool, patience)
+        # However this fails, the connections are cut off then.
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._close(pool, drained), SECONDS_TO_CLOSE)
+        if not drained:
             await self._cut_off(pool)
-            pool.terminate()
+        pool.terminate()
         # What was cut off lets go of its socket in the next turn of the loop.
         await asyncio.sleep(0)
 
@@ -81,6 +87,21 @@ class LoopPool:
             concurrent.futures.wait([ending], timeout=2 * SECONDS_TO_CLOSE)
         else:
             _run(self.loop, self.end(0))
+
+    async def _begun(self) -> asyncpg.Pool:
+        pool = await self._open()
+        self._parked.adopt(pool)
+        try:
+            await _fill(pool, self._min_size)
+        except BaseException:
+            pool.terminate()
+            raise
+        return pool
+
+    async def _close(self, pool: asyncpg.Pool, drained: bool) -> None:
+        await self._parked.park(pool)
+        if drained and pool.get_size():
+            await pool.close()
 
     async def acquire(self, timeout: float | None, test: int) -> tuple[asyncpg.Pool, Any, int]:
         """A connection without session state of an earlier test, its pool and its server process.
@@ -126,6 +147,14 @@ def is_closed(connection: Any) -> bool:
         return bool(connection.is_closed())
     except asyncpg.InterfaceError:
         return True
+
+
+async def _fill(pool: asyncpg.Pool, size: int) -> None:
+    # asyncpg would open these before the pool can find what is parked.
+    if pool.get_size() < size:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(size):
+                await stack.enter_async_context(pool.acquire())
 
 
 async def _drained(pool: asyncpg.Pool, patience: float) -> bool:

@@ -42,12 +42,13 @@ class Opening:
         self._database = database
         self._config = {
             "connection_string": login.dsn(endpoint, database, endpoint.login),
-            "min_connections": 0,
             "max_connections": max(size, int(options.get("min_connections", 0))),
             "retry_attempts": 1,  # the server answered before; three more seconds would only hide the reason
             **_pinned(path),
             **options,
+            "min_connections": 0,  # they are opened when the pool can find what is parked
         }
+        self._min_size = int(options.get("min_connections", 0))
         settings = {"application_name": application_name, **(options.get("server_settings") or {})}
         if PGDBM_PATH is None and (fixed := path.for_pool(None)) is not None:
             settings["search_path"] = fixed
@@ -61,7 +62,7 @@ class Opening:
     @property
     def min_size(self) -> int:
         """The connections that each loop's pool keeps."""
-        return int(self._config["min_connections"])
+        return self._min_size
 
     @property
     def max_size(self) -> int:
@@ -72,10 +73,19 @@ class Opening:
         """A pool in the running loop. Raises what the server or the network said, as a pool in use would."""
         config = DatabaseConfig(**{**self._config, "server_settings": dict(self._settings)})
         try:
-            return await AsyncDatabaseManager.create_shared_pool(config)
+            pool = await AsyncDatabaseManager.create_shared_pool(config)
         except pgdbm.errors.ConnectionError as error:
             # Its message names localhost, whatever the URL.
             raise error.__cause__ or error from None
+        self._pin_as_verified(config)
+        return pool
+
+    def _pin_as_verified(self, config: DatabaseConfig) -> None:
+        # pgdbm asks the server whether the pin holds, over a connection of each pool that it makes: once will do.
+        pin = getattr(config, "shared_pool_search_path", None)
+        if pin is not None:
+            self._settings.setdefault("search_path", pin)
+            self._config["shared_pool_search_path"] = None
 
     async def end_backends(self, pids: Collection[int]) -> dict[int, Activity]:
         """Ends server processes that serve connections of these pools; returns what those found were doing.

@@ -19,7 +19,11 @@ import asyncpg
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool, is_closed, terminate
+from pytest_pgdbm.connections.parking import ParkedConnections
 from pytest_pgdbm.connections.places import Place, caller
+
+MOST_PARKED = 10
+"""How many server connections at most wait for the next loop."""
 
 EndBackends = Callable[[Collection[int]], Awaitable[dict[int, Activity]]]
 
@@ -56,6 +60,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         "_lost",
         "_open",
         "_out",
+        "_parked",
         "_sizes",
         "_test",
         "test_name",
@@ -66,6 +71,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._open = open_pool
         self._end_backends = end_backends
         self._sizes = (min_size, max_size)
+        self._parked = ParkedConnections(min(max_size, MOST_PARKED))
         self._loops: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._out: dict[int, Checkout] = {}
         self._lost: list[Checkout] = []
@@ -137,9 +143,11 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         """Closes the connections of all loops; to be called outside of all of them, at the end of the run."""
         for loop_pool in list(self._loops.values()):
             loop_pool.end_now()
+        self._parked.close()
 
     async def expire_connections(self) -> None:
-        """Has the running loop's connections replaced as they come back."""
+        """Has the running loop's connections replaced as they come back, and those that wait for a loop closed."""
+        self._parked.forget()
         await (await self._begun()).expire_connections()
 
     def set_connect_args(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
@@ -185,8 +193,11 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         await self.close()
 
     def __repr__(self) -> str:
-        """How many loops have a pool now."""
-        return f"<pytest-pgdbm pool, open in {sum(each.pool is not None for each in self._loops.values())} loops>"
+        """How many loops have a pool now, and what becomes of connections whose loop ends."""
+        loops = sum(each.pool is not None for each in self._loops.values())
+        why = self._parked.off_because
+        kept = f"connections end with their loop: {why}" if why else f"{len(self._parked)} connections wait for a loop"
+        return f"<pytest-pgdbm pool, open in {loops} loops; {kept}>"
 
     async def _take(self, timeout: float | None, owner: object | None, place: Place) -> Any:
         mine = self._mine()
@@ -201,7 +212,12 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         mine = self._loops.get(loop)
         if mine is None:
             mine = self._loops[loop] = LoopPool(
-                loop, self._open, cut_off=self._cut_off, ended=lambda: self._forget(loop)
+                loop,
+                self._open,
+                self._parked,
+                min_size=self._sizes[0],
+                cut_off=self._cut_off,
+                ended=lambda: self._forget(loop),
             )
         return mine
 
