@@ -7,44 +7,16 @@ down, its event loop included, so that the order of the user's fixtures makes no
 
 from __future__ import annotations
 
-import asyncio
 from collections import ChainMap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from pytest_pgdbm.connections.manager import Database, Term
-from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.leasing.leaks import Leak, describe
+from pytest_pgdbm.leasing.tenants import Leased, Tenant
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
-
-
-@dataclass
-class _Leased:
-    built: BuiltSet
-    managers: dict[str, Database]
-
-
-@dataclass
-class Tenant:
-    """One that sets are leased to: `label` is the test's or the wider node's id.
-
-    `path` is the search path that its marker chose, `fixtures` the names of the fixtures that lease through it and
-    `services` what was asked for by name.
-    """
-
-    label: str
-    path: SearchPath | None = None
-    fixtures: set[str] = field(default_factory=set)
-    services: set[str] = field(default_factory=set)
-    term: Term = field(init=False)
-    sets: dict[tuple[object, ...], _Leased] = field(default_factory=dict)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def __post_init__(self) -> None:
-        """Its term begins."""
-        self.term = Term(self.label)
 
 
 class Leases:
@@ -99,10 +71,10 @@ class Leases:
         kept, holders = await self._home.drop([built for _, built in returned])
         return describe(tests, out, holders, kept)
 
-    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> _Leased:
+    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Leased:
         built = await self._home.build(plan, others)
         # Asked for in one test, any service can be named in the SQL of another, tied or not.
         names = ChainMap(dict(built.schemas), self._names)
         managers = self._home.managers(built, tenant.term, names, tenant.path)
         self._names.update(built.schemas)
-        return _Leased(built, managers)
+        return Leased(built, managers)
