@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pytest_pgdbm.connections.pools import SharedPool
     from pytest_pgdbm.ground.records import PgdbmServer
     from pytest_pgdbm.leasing.factory import DatabaseFactory
-    from pytest_pgdbm.leasing.leases import Tenant
     from pytest_pgdbm.leasing.resolver import Library, Resolver
+    from pytest_pgdbm.leasing.tenants import Tenant
     from pytest_pgdbm.session import Session
 
 T = TypeVar("T")
@@ -160,7 +160,7 @@ _pgdbm_session = _wide("session")
 
 def _factory(request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant]]) -> DatabaseFactory:
     from pytest_pgdbm.leasing.factory import DatabaseFactory
-    from pytest_pgdbm.leasing.leases import Tenant
+    from pytest_pgdbm.leasing.tenants import Tenant
 
     session: Session = request.getfixturevalue("_pgdbm_run")
     label = request.node.nodeid or "the session"

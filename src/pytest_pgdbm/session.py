@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pytest_pgdbm.connections.pools import SharedPool
     from pytest_pgdbm.keeper import Holding
     from pytest_pgdbm.leasing.leaks import Leak
-    from pytest_pgdbm.leasing.leases import Leases, Tenant
+    from pytest_pgdbm.leasing.leases import Leases
+    from pytest_pgdbm.leasing.tenants import Tenant
     from pytest_pgdbm.schemas.home import Home
     from pytest_pgdbm.schemas.plan import Plan
 
@@ -100,6 +101,7 @@ class Session:
     def prepare(self) -> None:
         """Starts the server and what stands on it, if that has not been done; from any thread."""
         with self._turn:
+            self._get_endpoint()
             _ = self._leases
 
     def psql(self) -> str | None:
@@ -233,7 +235,7 @@ class Session:
         holding = self._holding
 
         def make() -> dict[str, Any]:
-            return get_server(choice, holding, self._log_in).to_json()
+            return get_server(choice, holding, self._log_in, _load).to_json()
 
         found, _ = holding.once(make, timeout=SECONDS_FOR_A_SERVER)
         return Endpoint.from_json(found)
@@ -243,6 +245,11 @@ class Session:
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
         return self.loop.run(first_login(endpoint, application_name=application, patience=patience))
+
+
+def _load() -> None:
+    """Loads what the work on the server needs, pgdbm above all; that takes as long as a server's start."""
+    import pytest_pgdbm.leasing.leases  # noqa: F401
 
 
 def pool_size(endpoint: Endpoint, workers: int) -> int:

@@ -262,12 +262,12 @@ def test_a_setting_of_the_url_that_is_wrong_is_told(door: Door, rest: str, said:
 class _Standby(EmbeddedServer):
     """A server of the plugin's kind that waits for what its primary, of whom it has a copy, will do."""
 
-    def _serve(self, made: embedded._Made, sockets: Path | None) -> embedded.Started:
+    def _serve(self, made: embedded._Made) -> embedded.Started:
         signal = made.data / "standby.signal"
         signal.touch()
         if made.account is not None:
             embedded.os.chown(signal, made.account.uid, made.account.gid)
-        return super()._serve(made, sockets)
+        return super()._serve(made)
 
 
 def _set(monkeypatch: pytest.MonkeyPatch, **changed: str) -> None:

@@ -19,6 +19,7 @@ from pytest_pgdbm.ground.names import new_run
 from pytest_pgdbm.ground.records import Login, Run
 from pytest_pgdbm.servers.base import Job
 from pytest_pgdbm.servers.installations import find_installations
+from pytest_pgdbm.servers.scram import verifier
 
 ACTOR = Path(__file__).with_name("actor.py")
 BOUND = 10.0
@@ -55,11 +56,13 @@ def a_run(parent, uid=None, **more):
 
 def a_job(run, **changes):
     installation = changes.pop("installation", None) or next(find_installations())
+    admin = Login("boss", secrets.token_hex(8))
     job = Job(
         run=run.id,
         kind="embedded",
         folder=str(run.folder),
-        admin=Login("boss", secrets.token_hex(8)),
+        admin=admin,
+        verifier=verifier(admin.password),
         installation=str(installation.bindir),
         version=installation.version,
     )

@@ -178,7 +178,7 @@ def test_a_set_is_built_by_pgdbm_and_is_found_applied(workshop: Workshop) -> Non
             migrations_table="Applied",
         )
         async with workshop.built("users", {"users": service}) as (home, built):
-            from pytest_pgdbm.connections.manager import Term
+            from pytest_pgdbm.connections.terms import Term
 
             database = home.managers(built, Term("it"), built.schemas)["users"]
             for module in ("users", None):

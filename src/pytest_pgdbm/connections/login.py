@@ -43,14 +43,17 @@ _REFUSED = (
 )
 _STILL_STARTING = (asyncpg.CannotConnectNowError, ConnectionError, asyncpg.ConnectionDoesNotExistError)
 
-# Limits of a role or database are -1 where there are none.
+# Limits of a role or database are -1 where there are none. The least of them, not an array: asyncpg takes ten
+# milliseconds to find out what an integer[] is.
 _LIMITS = """
 select current_setting('server_version') as version, current_database() as database, current_user as role,
     current_setting('max_connections')::int as most,
     current_setting('superuser_reserved_connections')::int
         + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved,
-    array(select rolconnlimit from pg_catalog.pg_roles where rolname = session_user and not rolsuper
-        union all select datconnlimit from pg_catalog.pg_database where datname = current_database()) as limits
+    (select min(allowed) from (
+        select rolconnlimit as allowed from pg_catalog.pg_roles where rolname = session_user and not rolsuper
+        union all select datconnlimit from pg_catalog.pg_database where datname = current_database()
+    ) as limits where allowed >= 0) as allowed
 """
 
 
@@ -199,7 +202,9 @@ async def _look(endpoint: Endpoint, connection: asyncpg.Connection) -> Endpoint:
         )
     row = await connection.fetchrow(_LIMITS)
     assert row is not None
-    usable = min([row["most"] - row["reserved"], *(limit for limit in row["limits"] if limit >= 0)])
+    usable = row["most"] - row["reserved"]
+    if row["allowed"] is not None:
+        usable = min(usable, row["allowed"])
     if usable < FEWEST_CONNECTIONS:
         raise ServerFailed(
             f"{_place(endpoint)} gives role {quote_ident(row['role'])} {usable} connections in database"

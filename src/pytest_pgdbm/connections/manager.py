@@ -11,28 +11,13 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from pytest_pgdbm.connections.pools import SharedPool
-from pytest_pgdbm.ground.errors import LeaseEnded, UnknownService
+from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.ground.errors import UnknownService
 from pytest_pgdbm.ground.masks import SecretUrl
 from pytest_pgdbm.sql.templates import with_schemas
 
 _UNQUALIFIED = re.compile(r'relation "(?P<name>[^".]+)" does not exist')
 _EXTENSIONS = re.compile(r'^(type "(?P<type>[^".]+)"|function (?P<function>[^".(]+)\(.*\)) does not exist')
-
-
-class Term:
-    """How long a lease lasts: from its test's set-up to its end. `test` says whose it is."""
-
-    def __init__(self, test: str) -> None:
-        self.test = test
-        self.ended = False
-
-    def check(self) -> None:
-        """Raises LeaseEnded once the test is over."""
-        if self.ended:
-            raise LeaseEnded(
-                f"this manager belonged to {self.test}, which has ended, and its schema with it; something that "
-                "outlives the test (a task, a thread, a module-level variable) still uses it"
-            )
 
 
 class Database(AsyncDatabaseManager):

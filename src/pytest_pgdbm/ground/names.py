@@ -7,8 +7,8 @@ name on the way is made up for by the number, which no two schemas of a worker s
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from dataclasses import dataclass
 
 PREFIX = "pgdbm"
@@ -38,7 +38,7 @@ class SchemaName:
 
 def new_run() -> str:
     """A name for a run that no other run has: ten random hexadecimal digits."""
-    return secrets.token_hex(5)
+    return os.urandom(5).hex()
 
 
 def worker_name(worker: str) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,8 +32,11 @@ _TAIL = 15
 _REMEDY = "another server: --pgdbm-server=container or --pgdbm-url"
 
 
-def launch(folder: Path, job: Job) -> Started:
-    """Starts a keeper with its server, and waits for it. Raises ServerFailed, and leaves none then."""
+def launch(folder: Path, job: Job, meanwhile: Callable[[], None] = lambda: None) -> Started:
+    """Starts a keeper with its server, calls `meanwhile`, and waits for the server.
+
+    Raises ServerFailed, or what `meanwhile` raises, and leaves none then.
+    """
     order = folder / "job"
     folders.write_json(order, {"job": job.to_json(), "path": _path()})
     with open(folder / _LOG, "ab", opener=_private) as log:
@@ -40,6 +44,7 @@ def launch(folder: Path, job: Job) -> Started:
     assert process.stdout is not None
     try:
         with process.stdout as pipe:
+            meanwhile()
             line = _line(pipe, _START_SECONDS[job.kind])
     except BaseException:
         stop_keeper(folder)

@@ -66,13 +66,13 @@ class Holding:
             raise SharedFailure(known["failure"])
         return known["result"], False
 
-    def start(self, job: Job) -> Started:
+    def start(self, job: Job, meanwhile: Callable[[], None] = lambda: None) -> Started:
         """Starts a server and its keeper; one that is there already is ended first.
 
-        Raises ServerFailed, and nothing is left then.
+        `meanwhile` is called while they start. Raises ServerFailed, and what `meanwhile` raises; nothing is left then.
         """
         launch.stop_keeper(self._folder)
-        return launch.launch(self._folder, job)
+        return launch.launch(self._folder, job, meanwhile)
 
     def stop_server(self) -> None:
         """Ends the run's server now, whoever uses it. Raises ServerFailed if it cannot."""

@@ -15,7 +15,7 @@ from pytest_pgdbm.services.declarations import Declaration
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.manager import Database
-    from pytest_pgdbm.leasing.leases import Tenant
+    from pytest_pgdbm.leasing.tenants import Tenant
     from pytest_pgdbm.services.service import PathLike, Seed
     from pytest_pgdbm.session import Session
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_pgdbm.connections.backends import Activity
-from pytest_pgdbm.connections.manager import Term
 from pytest_pgdbm.connections.pools import Checkout
+from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.holders import Holder
 

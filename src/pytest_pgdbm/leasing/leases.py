@@ -11,44 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections import ChainMap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from pytest_pgdbm.connections.manager import Database, Term
-from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.leasing.leaks import Leak, describe
 from pytest_pgdbm.leasing.stock import Stock
+from pytest_pgdbm.leasing.tenants import Leased, Tenant
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
-
-
-@dataclass
-class _Leased:
-    built: BuiltSet
-    managers: dict[str, Database]
-    stock: Stock | None
-
-
-@dataclass
-class Tenant:
-    """One that sets are leased to: `label` is the test's or the wider node's id.
-
-    `path` is the search path that its marker chose, `reuse` whether its sets may have been leased before, `fixtures`
-    the names of the fixtures that lease through it and `services` what was asked for by name.
-    """
-
-    label: str
-    path: SearchPath | None = None
-    reuse: bool = True
-    fixtures: set[str] = field(default_factory=set)
-    services: set[str] = field(default_factory=set)
-    term: Term = field(init=False)
-    sets: dict[tuple[object, ...], _Leased] = field(default_factory=dict)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def __post_init__(self) -> None:
-        """Its term begins."""
-        self.term = Term(self.label)
 
 
 class Leases:
@@ -59,7 +30,7 @@ class Leases:
         self._pool = pool
         self._names: dict[str, str] = {}
         self._stocks: dict[tuple[object, ...], Stock] = {}
-        self._returned: list[tuple[Term, _Leased]] = []
+        self._returned: list[tuple[Term, Leased]] = []
         self._returning: set[asyncio.Task[None]] = set()
         self._late: list[Leak] = []
         self.dropped: list[str] = []
@@ -158,17 +129,17 @@ class Leases:
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
-    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> _Leased:
+    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Leased:
         stock = self._stock(plan, others) if tenant.reuse else None
         built = await (stock.take() if stock else self._home.build(plan, others))
         return self._leased(tenant, built, stock)
 
-    def _leased(self, tenant: Tenant, built: BuiltSet, stock: Stock | None) -> _Leased:
+    def _leased(self, tenant: Tenant, built: BuiltSet, stock: Stock | None) -> Leased:
         # Asked for in one test, any service can be named in the SQL of another, tied or not.
         names = ChainMap(dict(built.schemas), self._names)
         managers = self._home.managers(built, tenant.term, names, tenant.path)
         self._names.update(built.schemas)
-        return _Leased(built, managers, stock)
+        return Leased(built, managers, stock)
 
     def _stock(self, plan: Plan, others: Sequence[str]) -> Stock:
         if plan.key not in self._stocks:

@@ -18,9 +18,10 @@ import asyncpg
 
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.admin import Admin
-from pytest_pgdbm.connections.manager import Database, Term
+from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
@@ -234,9 +235,16 @@ async def make_database(endpoint: Endpoint, run: Run) -> str:
     application = names.application_name(run=run.id, worker=run.worker, part="set-up")
     connection: Any = await login.connect(endpoint, endpoint.database, endpoint.admin, application_name=application)
     try:
-        await connection.execute(f"create database {quote_ident(database)} owner {quote_ident(endpoint.login.user)}")
+        await connection.execute(_create(database, endpoint))
     except asyncpg.PostgresError as error:
         raise BuildError(f"database {database!r} could not be made: {error}") from error
     finally:
         await connection.close()
     return database
+
+
+def _create(database: str, endpoint: Endpoint) -> str:
+    # Copying the files takes a quarter of the time of logging every page; the checkpoints that it needs cost nothing
+    # where nothing waits for disks. https://www.postgresql.org/docs/current/sql-createdatabase.html
+    strategy = "strategy file_copy" if int(endpoint.version.partition(".")[0]) >= 15 else ""
+    return f"create database {quote_ident(database)} owner {quote_ident(endpoint.login.user)} {strategy}"

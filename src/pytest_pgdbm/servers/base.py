@@ -19,7 +19,8 @@ class Job:
 
     `run` is the run's id; `kind` says which of the two parts below counts. `installation` is the
     `bin` folder of the server programs, `image` the container image. `admin` is the superuser to
-    make, with its password.
+    make; a container is given the password, the installation's `initdb` only its `verifier`. `cluster` is the
+    file of the cached cluster, which need not exist.
     """
 
     run: str
@@ -28,6 +29,8 @@ class Job:
     admin: Login
     installation: str | None = None
     version: str | None = None
+    verifier: str | None = None
+    cluster: str | None = None
     image: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
@@ -12,7 +13,9 @@ from pytest_pgdbm.ground.errors import Attempt, NoServer, ServerFailed
 from pytest_pgdbm.ground.records import Endpoint, Login, Run, ServerKind
 from pytest_pgdbm.keeper import Holding
 from pytest_pgdbm.servers.base import Job, Started
+from pytest_pgdbm.servers.cache import cluster_file
 from pytest_pgdbm.servers.installations import choose_installation
+from pytest_pgdbm.servers.scram import verifier
 from pytest_pgdbm.settings import Settings
 
 ADMIN = "postgres"
@@ -45,27 +48,28 @@ class Choice:
             yield "container"
 
 
-def get_server(choice: Choice, holding: Holding, log_in: LogIn) -> Endpoint:
+def get_server(choice: Choice, holding: Holding, log_in: LogIn, meanwhile: Callable[[], None]) -> Endpoint:
     """The first server that can be had, logged in to once.
 
-    `log_in` takes an endpoint and for how many seconds to be patient. Raises NoServer with all that was tried.
+    `log_in` takes an endpoint and for how many seconds to be patient; `meanwhile` is called while a server starts.
+    Raises NoServer with all that was tried.
     """
     attempts: list[Attempt] = []
     remedies: list[str] = []
     for kind in choice.kinds():
         try:
-            return _get(kind, choice, holding, log_in)
+            return _get(kind, choice, holding, log_in, meanwhile)
         except ServerFailed as error:
             attempts.append(Attempt(kind, error.why))
             remedies.append(error.remedy)
     raise NoServer(attempts, remedies[0])
 
 
-def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn) -> Endpoint:
+def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn, meanwhile: Callable[[], None]) -> Endpoint:
     if kind == "url":
         return _checked(log_in(_given(choice), PATIENCE[kind]), choice)
     job, endpoint = _embedded(choice) if kind == "embedded" else _container(choice)
-    started = holding.start(job)
+    started = holding.start(job, meanwhile)
     try:
         return _checked(log_in(endpoint(started), PATIENCE[kind]), choice)
     except BaseException:
@@ -124,15 +128,19 @@ def _embedded(choice: Choice) -> tuple[Job, Callable[[Started], Endpoint]]:
         server_version=settings.server_version.value,
         extensions=choice.extensions,
     )
-    admin = Login(ADMIN, secrets.token_urlsafe(18))
+    password = secrets.token_urlsafe(18)
+    cluster = cluster_file(found, os.environ)
     job = Job(
         run=choice.run.id,
         kind="embedded",
         folder=str(choice.run.folder),
-        admin=admin,
+        admin=Login(ADMIN),
         installation=str(found.bindir),
         version=found.version,
+        verifier=verifier(password),
+        cluster=None if cluster is None else str(cluster),
     )
+    admin = Login(ADMIN, password)
     return job, lambda started: _started(
         "embedded", choice, admin, started, why=found.origin, sharedir=str(found.sharedir)
     )

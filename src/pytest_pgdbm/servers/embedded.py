@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -17,9 +18,11 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.servers import leftovers, lend_name
 from pytest_pgdbm.servers.accounts import Account, dropped_to, named, nameless
 from pytest_pgdbm.servers.base import Job, Started
+from pytest_pgdbm.servers.clusters import CachedCluster
 from pytest_pgdbm.servers.copies import Programs, reachable_programs
 from pytest_pgdbm.servers.environment import clean_environment
 from pytest_pgdbm.servers.homes import make_home, make_socket_folder
+from pytest_pgdbm.servers.scram import PLACEHOLDER, replace_placeholder
 from pytest_pgdbm.servers.tuning import arguments, settings
 
 _INITDB_SECONDS = 120.0
@@ -38,6 +41,7 @@ class _Made:
     account: Account | None
     home: Path
     programs: Programs
+    sockets: Path | None
 
     @property
     def data(self) -> Path:
@@ -88,12 +92,51 @@ class EmbeddedServer:
         account = dropped_to()
         home = make_home(self._job.run, self._folder, account)
         self._places.append(home)
-        made = _Made(account, home, self._programs(account, home))
-        self._initdb(made)
+        programs = self._programs(account, home)
         sockets = make_socket_folder(self._job.run, self._folder, home, account)
         if sockets is not None:
             self._places.append(sockets)
-        return self._serve(made, sockets)
+        made = _Made(account, home, programs, sockets)
+        cached = CachedCluster(Path(self._job.cluster)) if self._job.cluster else None
+        return (self._on_a_copy(made, cached) if cached else None) or self._on_a_new_one(made, cached)
+
+    def _on_a_copy(self, made: _Made, cached: CachedCluster) -> Started | None:
+        """The server on a copy of the cached cluster; None, with nothing left, if that cannot be used."""
+        owner = (made.account.uid, made.account.gid) if made.account is not None else None
+        started = None
+        if cached.copy(made.data, owner) and replace_placeholder(made.data, self._verifier):
+            check = cached.begin_check()
+            started = self._tried(made)
+            if started is not None and check.passed():
+                return started
+        self._end_child()
+        shutil.rmtree(made.data, ignore_errors=True)
+        return None
+
+    def _tried(self, made: _Made) -> Started | None:
+        try:
+            return self._serve(made)
+        except ServerFailed:
+            if self._stopping:
+                raise
+            return None
+
+    def _on_a_new_one(self, made: _Made, cached: CachedCluster | None) -> Started:
+        """The server on a cluster that `initdb` makes; from now on the cached cluster is its copy."""
+        if cached is not None:
+            self._initdb(made, PLACEHOLDER)
+            cached.keep(made.data)
+            if replace_placeholder(made.data, self._verifier):
+                return self._serve(made)
+            cached.discard()
+            shutil.rmtree(made.data)
+        self._initdb(made, self._verifier)
+        return self._serve(made)
+
+    @property
+    def _verifier(self) -> str:
+        assert self._job.verifier is not None
+        return self._job.verifier
 
     def _programs(self, account: Account | None, home: Path) -> Programs:
         bindir = Path(self._job.installation or "")
@@ -102,9 +145,10 @@ class EmbeddedServer:
             self._places.append(programs.bindir.parent)
         return programs
 
-    def _initdb(self, made: _Made) -> None:
+    def _initdb(self, made: _Made, verifier: str) -> None:
         secret = made.home / "password"
-        self._write_for(made.account, secret, self._job.admin.password or "")
+        # A password that is a verifier already is taken as it is.
+        self._write_for(made.account, secret, verifier)
         command = [str(made.programs.bindir / "initdb"), "-D", str(made.data)]
         command += ["--pwfile", str(secret), "-U", self._job.admin.user, *self._initdb_options()]
         output = self._folder / "initdb.log"
@@ -142,26 +186,26 @@ class EmbeddedServer:
         match = re.match(r"\d+", self._job.version or "")
         return int(match[0]) if match else 0
 
-    def _serve(self, made: _Made, sockets: Path | None) -> Started:
+    def _serve(self, made: _Made) -> Started:
         for _ in range(_PORTS):
             host, port = _free_port()
-            child = self._spawn(self._postgres(made, host, port, sockets), made, self._log)
+            child = self._spawn(self._postgres(made, host, port), made, self._log)
             if self._comes(child, made):
                 notes = {"installation": str(self._job.installation), "data": str(made.data)}
-                where = None if sockets is None else str(sockets)
+                where = None if made.sockets is None else str(made.sockets)
                 return Started(host, port, where, str(self._log), notes)
             # Between the look for a free port and now somebody took it, or it failed for good.
             if "could not create any TCP/IP sockets" not in _tail(self._log):
                 break
         raise self._failed("postgres did not start", self._log)
 
-    def _postgres(self, made: _Made, host: str, port: int, sockets: Path | None) -> list[str]:
-        quoted = '"' + str(sockets).replace('"', '""') + '"'
+    def _postgres(self, made: _Made, host: str, port: int) -> list[str]:
+        quoted = '"' + str(made.sockets).replace('"', '""') + '"'
         chosen = {
             **settings(self._major or None),
             "listen_addresses": host,
             "port": str(port),
-            "unix_socket_directories": quoted if sockets is not None else "",
+            "unix_socket_directories": quoted if made.sockets is not None else "",
             "unix_socket_permissions": "0700",
         }
         if os.name == "nt":

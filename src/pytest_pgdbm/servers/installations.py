@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pytest_pgdbm.ground.errors import ConfigError, ServerFailed
@@ -189,7 +190,8 @@ def _examine(candidate: _Candidate) -> Installation | str:
     missing = [name for name in ("initdb", "postgres") if not _has(candidate.bindir, name)]
     if missing:
         return f"{where}: has no {' and no '.join(missing)}"
-    told = _output(candidate.bindir / _program("postgres"), "--version")
+    program = candidate.bindir / _program("postgres")
+    told = _version(program, program.stat().st_mtime_ns)
     match = _VERSION.search(told or "")
     if match is None:
         return f"{where}: 'postgres --version' did not tell a version"
@@ -243,6 +245,12 @@ def _has(bindir: Path, name: str) -> bool:
 
 def _program(name: str) -> str:
     return f"{name}.exe" if os.name == "nt" else name
+
+
+@lru_cache
+def _version(program: Path, _mtime: int) -> str | None:
+    """What a program says of its version: asked once, for the header and for the choice, unless it changes."""
+    return _output(program, "--version")
 
 
 def _output(program: Path, argument: str) -> str | None:
