@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from conftest import Project
+from workshop import Workshop, connected
 
 from pytest_pgdbm.ground.names import quote_literal
 
@@ -208,3 +209,17 @@ def test_what_only_looks_like_reaching_outside_is_none(project: Project) -> None
         """,
     )
     project.run(test="async def test_it(pgdbm_db):\n    await pgdbm_db('tags')\n").assert_outcomes(passed=1)
+
+
+def test_rows_are_planted_in_their_order_whatever_columns_they_have(workshop: Workshop) -> None:
+    async def go() -> None:
+        rows = [{"a": 1}, {"a": 2}, {}, {}, {"b": "x", "a": 3}, {"a": 4, "b": "y"}, {"a": 5}, *[{"b": "z"}] * 2000]
+        sql = "create table {{tables.t}} (id serial, a int, b text default 'none');"
+        services = {"rows": workshop.service("rows", sql, seed={"t": rows, "t2": []})}
+        async with workshop.built("rows", services) as (home, built), connected(workshop.url) as connection:
+            planted = await connection.fetch(f"select id, a, b from {built.schemas['rows']}.t order by ctid")
+            expected = [(row.get("a"), row.get("b", "none")) for row in rows]
+            assert [tuple(row) for row in planted] == [(at, *row) for at, row in enumerate(expected, start=1)]
+            assert await home.drop([built]) == ([], [])
+
+    asyncio.run(go())

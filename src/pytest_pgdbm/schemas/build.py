@@ -1,4 +1,7 @@
-"""Builds a set of schemas: pgdbm's own migration runner on each service, then its seeds."""
+"""Builds a set of schemas: the migrations of each service, then its seeds.
+
+The migrations are run by pgdbm's own runner; for a content that was built before, what that sent is replayed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 from pgdbm import AsyncMigrationManager
 from pgdbm.errors import MigrationError
+from pgdbm.migrations import Migration
 
 from pytest_pgdbm.connections.manager import explain
 from pytest_pgdbm.connections.path import SearchPath
@@ -17,6 +21,8 @@ from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.schemas import failures
 from pytest_pgdbm.schemas.plan import Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.recording import Recorder, Recording, Template
+from pytest_pgdbm.schemas.replay import replay
 from pytest_pgdbm.schemas.watched import FAILURES, AfterFile, Builder, Watched
 from pytest_pgdbm.services.files import sort_warning
 
@@ -40,21 +46,35 @@ async def build(
     *,
     seed: Seeder,
     after: AfterFile | None = None,
-) -> None:
+    recording: Recording | None = None,
+) -> Recording | None:
     """Makes the set's schemas, with all that its migrations and seeds put into them.
 
     The connection must be the role of tests. `after` is called when a migration has run, in its transaction.
-    Raises BuildError; what was made by then is the caller's to drop.
+    From a `recording` the migrations are replayed, and nothing is called. Returns what the next set of this content
+    can be made from, None if it needs the runner again. Raises BuildError, and ReplayFailed if there was a recording;
+    what was made by then is the caller's to drop.
     """
     await _create(connection, schemas, manner.proof)
+    names = list(schemas.values())
+    made: dict[str, tuple[Template, ...] | None] = {}
     for member in plan.members:
         schema = schemas[member.name]
-        watched = Watched(connection, timeout=manner.timeout)
+        watched = Watched(connection, recorder=Recorder(names), timeout=manner.timeout)
         builder = Builder(watched, schema=schema, names=schemas)
         await _take_path(connection, manner.path.for_schema(schema))
-        await _migrate(builder, member, after)
+        if recording is not None:
+            await replay(connection, recording.members[member.name], names, manner.timeout)
+        else:
+            made[member.name] = await _migrate(builder, member, after)
         await _finish(connection, member, schema, manner)
         await seed(member, builder)
+    return recording or _recording(made)
+
+
+def _recording(made: Mapping[str, tuple[Template, ...] | None]) -> Recording | None:
+    whole = {name: messages for name, messages in made.items() if messages is not None}
+    return Recording(whole) if len(whole) == len(made) else None
 
 
 def warn_of_order(plan: Plan) -> None:
@@ -82,9 +102,22 @@ async def _take_path(connection: asyncpg.Connection, path: str | None) -> None:
         await connection.execute(f"set search_path to {path}")
 
 
-async def _migrate(builder: Builder, member: Member, after: AfterFile | None) -> None:
+class _Runner(AsyncMigrationManager):
+    """pgdbm's, which reads its files once; pgdbm 0.5 reads all of them again for each that it applies."""
+
+    _found: list[Migration] | None = None
+
+    async def find_migration_files(self) -> list[Migration]:
+        """What lay in the folder when it was first looked into."""
+        if self._found is None:
+            self._found = await super().find_migration_files()
+        return self._found
+
+
+async def _migrate(builder: Builder, member: Member, after: AfterFile | None) -> tuple[Template, ...] | None:
+    """Runs the migrations; returns what can be replayed instead of that."""
     builder.watched.expect(member.files, builder.prepare_query, after)
-    runner = AsyncMigrationManager(
+    runner = _Runner(
         builder,
         migrations_path=str(member.service.migrations),
         migrations_table=member.service.migrations_table,
@@ -97,6 +130,17 @@ async def _migrate(builder: Builder, member: Member, after: AfterFile | None) ->
         raise await _failed(builder, member, error) from error
     if result.get("status") == "error":  # pgdbm 0.4 returns what 0.5 raises
         raise await _failed(builder, member, MigrationError(str(result.get("error"))))
+    return _recorded(builder, member)
+
+
+def _recorded(builder: Builder, member: Member) -> tuple[Template, ...] | None:
+    watched = builder.watched
+    if not watched.complete:
+        watched.recorder.give_up()
+    watched.recorder.check(
+        lambda text, schemas: builder.under(schemas).prepare_query(text), [file.text for file in member.files]
+    )
+    return watched.recorder.messages
 
 
 async def _failed(builder: Builder, member: Member, error: Exception) -> BuildError:

@@ -36,6 +36,7 @@ from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.reach import Reach
 from pytest_pgdbm.schemas.recycling.engine import Recyclable, Recycler
 from pytest_pgdbm.schemas.removal import Removal
+from pytest_pgdbm.schemas.replay import Recordings, ReplayFailed
 from pytest_pgdbm.schemas.seeds import sow
 from pytest_pgdbm.schemas.watched import FAILURES, Builder
 
@@ -73,6 +74,7 @@ class Home:
         self._extensions = frozenset(extensions)
         self._numbers = itertools.count(1)
         self._checked: set[tuple[object, ...]] = set()
+        self._recordings = Recordings()
         self._made: set[str] = set()
         self._working: set[asyncio.Task[Any]] = set()
         application = names.application_name(run=run.id, worker=run.worker, part="admin")
@@ -88,6 +90,13 @@ class Home:
 
         Raises BuildError, or whatever interrupts it; then nothing is left.
         """
+        try:
+            return await self._build_anew(plan, others)
+        except ReplayFailed:
+            self._recordings.refuse(plan)
+            return await self._build_anew(plan, others)
+
+    async def _build_anew(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
         schemas = {name: self._new_name(name) for name in plan.names}
         term = Term("the seeds of " + ", ".join(plan.names))
         with self._at_work():
@@ -172,15 +181,17 @@ class Home:
         async def seed(member: Member, builder: Builder) -> None:
             await sow(builder, member.name, member.service.seeds, databases[member.name])
 
-        first = plan.key not in self._checked
         async with self._admin.tester() as connection:
+            first = plan.key not in self._checked
             reach = await Reach.before(connection, plan, schemas, others) if first else None
             after = reach.check_file if reach else None
-            await build(connection, plan, schemas, self._manner, seed=seed, after=after)
+            known = self._recordings.get(plan)
+            made = await build(connection, plan, schemas, self._manner, seed=seed, after=after, recording=known)
             if reach is not None:
                 await reach.check_set()
                 warn_of_order(plan)
-        self._checked.add(plan.key)
+            self._checked.add(plan.key)
+            self._recordings.keep(plan, made)
 
     async def _make_extensions(self, plan: Plan) -> None:
         wanted = self._extensions.union(*(member.extensions for member in plan.members)) - self._made

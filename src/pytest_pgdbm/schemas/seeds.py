@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,23 +48,42 @@ async def _run(builder: Builder, service: str, path: Path) -> None:
 
 async def _insert(builder: Builder, service: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     connection = builder.watched.connection
+    try:
+        async with connection.transaction():
+            for table, rows in tables.items():
+                # Rows that go to the server together take a twentieth of the time.
+                for columns, alike in itertools.groupby(rows, key=tuple):
+                    values = [tuple(row.values()) for row in alike]
+                    await connection.executemany(_insertion(_target(builder, table), columns), values)
+    except FAILURES:
+        if connection.is_closed():
+            raise
+        await _insert_one_by_one(builder, service, tables)
+
+
+async def _insert_one_by_one(builder: Builder, service: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """For the number of the row that fails."""
+    connection = builder.watched.connection
     async with connection.transaction():
         for table, rows in tables.items():
-            target = builder.prepare_query("{{schema}}") + "." + quote_ident(table)
             for number, row in enumerate(rows, start=1):
                 try:
-                    await connection.execute(_insertion(target, row), *row.values())
+                    await connection.execute(_insertion(_target(builder, table), tuple(row)), *row.values())
                 except FAILURES as error:
                     what = f", at row {number} of table {table!r}"
                     raise SeedError(failures.seed(service, None, None, error, what)) from error
 
 
-def _insertion(target: str, row: Mapping[str, Any]) -> str:
-    if not row:
+def _target(builder: Builder, table: str) -> str:
+    return builder.prepare_query("{{schema}}") + "." + quote_ident(table)
+
+
+def _insertion(target: str, columns: Sequence[str]) -> str:
+    if not columns:
         return f"insert into {target} default values"
-    columns = ", ".join(quote_ident(column) for column in row)
-    values = ", ".join(f"${number}" for number in range(1, len(row) + 1))
-    return f"insert into {target} ({columns}) values ({values})"
+    names = ", ".join(quote_ident(column) for column in columns)
+    values = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    return f"insert into {target} ({names}) values ({values})"
 
 
 async def _call(service: str, function: Any, database: Database) -> None:

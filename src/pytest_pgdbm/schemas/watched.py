@@ -1,4 +1,7 @@
-"""What pgdbm's migration runner is given: one connection that notes which file it is at, and what went wrong."""
+"""What pgdbm's migration runner is given: one connection that notes which file it is at, and what went wrong.
+
+It also has taken down what is sent to the server, see `recording`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from pytest_pgdbm.ground.errors import BuildError
+from pytest_pgdbm.schemas.recording import Recorder
 from pytest_pgdbm.services.files import SqlFile
 from pytest_pgdbm.sql.scan import with_existing_extensions
 from pytest_pgdbm.sql.templates import with_schemas
@@ -22,6 +26,9 @@ AfterFile = Callable[[SqlFile], Awaitable[None]]
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
 """What a connection raises."""
+
+# https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
+_NOTHING_WRITTEN = "select pg_catalog.pg_current_xact_id_if_assigned() is null"
 
 # As pgdbm's AsyncMigrationManager looks for it.
 _NO_TRANSACTION = re.compile(r"^-- pgdbm:no-transaction(?=\s|$)", re.MULTILINE)
@@ -43,11 +50,12 @@ class Spot:
 class Watched:
     """A connection as pgdbm uses it. `timeout` is how many seconds one migration may take, None for any time.
 
-    Afterwards `spot` is where it came to, and `failure` what went wrong.
+    Afterwards `spot` is where it came to, `failure` what went wrong, and `recorder` has what was sent.
     """
 
-    def __init__(self, connection: asyncpg.Connection, *, timeout: float | None = None) -> None:
+    def __init__(self, connection: asyncpg.Connection, *, recorder: Recorder, timeout: float | None = None) -> None:
         self.connection = connection
+        self.recorder = recorder
         self.spot = Spot()
         self.failure: BaseException | None = None
         self.timeout = timeout
@@ -59,11 +67,23 @@ class Watched:
         self._coming = [(file, render(file.text)) for file in files]
         self._after = after
 
+    @property
+    def complete(self) -> bool:
+        """Whether all migrations came that were expected."""
+        return not self._coming
+
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's, with an eye on it."""
-        whole = self._begins(query) or self._goes_on(query)
+        whole = self._begins(query)
+        part = not whole and self._goes_on(query)
         try:
+            if whole:
+                await self._leave_out()
             status = cast(str, await self.connection.execute(query, *args, timeout=timeout or self.timeout))
+            if whole or part:
+                self.recorder.migration(query)
+            else:
+                self.recorder.statement(query, args)
             if whole and self._after is not None and self.spot.file is not None:
                 await self._after(self.spot.file)
         except (*FAILURES, BuildError) as error:
@@ -72,9 +92,30 @@ class Watched:
             raise
         return status
 
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """As asyncpg's; what pgdbm reads need not be read again."""
+        if not query.lstrip().upper().startswith("SELECT "):
+            self.recorder.give_up()
+        return cast("list[asyncpg.Record]", await self.connection.fetch(query, *args))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """As asyncpg's."""
+        async with self.connection.transaction():
+            self.recorder.begin()
+            yield
+            await self._leave_out()
+            self.recorder.commit()
+
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the connection's."""
+        """Everything else is the connection's, and not known here."""
+        self.recorder.give_up()
         return getattr(self.connection, name)
+
+    async def _leave_out(self) -> None:
+        """Has it left out of the recording that pgdbm makes its table before each migration, where it is there."""
+        if self.recorder.makes and await self.connection.fetchval(_NOTHING_WRITTEN):
+            self.recorder.nothing_made()
 
     def _begins(self, query: str) -> bool:
         """Whether this is the next migration as a whole."""
@@ -85,7 +126,7 @@ class Watched:
         return True
 
     def _goes_on(self, query: str) -> bool:
-        """Notes a single statement of a migration without transaction; what it is not is pgdbm's own."""
+        """Whether this is a single statement of a migration without transaction; what it is not is pgdbm's own."""
         if self._coming and runs_without_transaction(self._coming[0][1]) and query in self._coming[0][1]:
             file, text = self._coming.pop(0)
             self.spot = Spot(file, text)
@@ -93,6 +134,7 @@ class Watched:
             start = self.spot.text.find(query, self.spot.start + len(self.spot.statement))
             if start >= 0:
                 self.spot.statement, self.spot.start = query, start
+                return True
         return False
 
 
@@ -113,6 +155,12 @@ class Builder(AsyncDatabaseManager):
     async def acquire(self) -> AsyncIterator[Any]:
         """The one connection."""
         yield self.watched
+
+    def under(self, schemas: Sequence[str]) -> Builder:
+        """The same with other schemas, in the order of the set's names."""
+        names = dict(zip(self._names, schemas, strict=True))
+        (mine,) = (service for service, schema in self._names.items() if schema == self.schema)
+        return Builder(self.watched, schema=names[mine], names=names)
 
     def prepare_query(self, query: str) -> str:
         """Templates filled in; an extension is there already, so that its creation is made conditional."""
