@@ -42,6 +42,7 @@ class Workshop:
         self.folder = folder
         self.database = url.rpartition("/")[2]
         self.run = Run(names.new_run(), folder)
+        self._pools: list[SharedPool] = []
 
     def service(self, name: str, files: Mapping[str, str] | str, **options: Any) -> Service:
         """A service with these migrations; one text is one file."""
@@ -78,11 +79,13 @@ class Workshop:
         chosen = SearchPath.parse(path)
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="pool")
         opening = Opening(endpoint, self.database, application_name=application, path=chosen, size=4, options={})
+        pool = SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4)
+        self._pools.append(pool)
         home = Home(
             endpoint,
             self.run,
             database=self.database,
-            pool=SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4),
+            pool=pool,
             path=chosen,
             pinned=chosen.for_pool(PGDBM_PATH),
             timeout=timeout,
@@ -92,6 +95,12 @@ class Workshop:
             yield home
         finally:
             await home.close()
+            await pool.close()
+
+    def close(self) -> None:
+        """Ends the connections that wait for another loop."""
+        for pool in self._pools:
+            pool.end()
 
     async def by_url(self, url: str) -> Endpoint:
         """The endpoint that a URL gives after the first login."""
@@ -132,9 +141,11 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-def workshop(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Workshop:
+def workshop(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Workshop]:
     """A workshop in an empty database, owned by an ordinary role."""
-    return Workshop(request.config.stash[SESSION]._get_endpoint(), database_url, tmp_path)
+    workshop = Workshop(request.config.stash[SESSION]._get_endpoint(), database_url, tmp_path)
+    yield workshop
+    workshop.close()
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +156,9 @@ def shared_workshop(
     name = f"inner_test_{os.getpid()}_shared_{secrets.token_hex(4)}"
     asyncio.run(_execute(pgdbm_server.url, f"create database {name}"))
     url = pgdbm_server.url.rpartition("/")[0] + "/" + name
-    yield Workshop(request.config.stash[SESSION]._get_endpoint(), url, tmp_path_factory.mktemp("workshop"))
+    workshop = Workshop(request.config.stash[SESSION]._get_endpoint(), url, tmp_path_factory.mktemp("workshop"))
+    yield workshop
+    workshop.close()
     asyncio.run(_execute(pgdbm_server.url, f"drop database {name} with (force)"))
 
 
