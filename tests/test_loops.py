@@ -18,6 +18,7 @@ HELP = """
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import re
 import time
 
@@ -25,7 +26,8 @@ import asyncpg
 
 ADD = "insert into {{tables.users}} (email) values ($1) returning id"
 COUNT = "select count(*) from {{tables.users}}"
-POOL = "select count(*) from pg_stat_activity where application_name like 'pgdbm%pool'"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+POOL = f"select count(*) from pg_stat_activity where application_name like 'pgdbm% {WORKER} pool'"
 
 
 async def check(db):
@@ -652,6 +654,146 @@ def test_the_pool_is_one_for_its_users(loops: Project, assert_nothing_left: Call
     result = loops.run(test=POOL)
     result.assert_outcomes(passed=16)
     assert_nothing_left()
+
+
+SUCCESSIVE = """
+import asyncio
+import pytest
+from help import assert_only_parked, check, fill
+
+pids = []
+
+@pytest.mark.parametrize("time", range(6))
+async def test_one_loop_after_another(users_db, orders_db, pgdbm_pool, time):
+    await check(users_db)
+    async with pgdbm_pool.acquire() as one, orders_db.acquire() as other:
+        assert await one.fetchval("select to_regclass('pg_temp.mine')") is None
+        assert await one.fetchval("show work_mem") != "99MB"
+        assert await one.fetchval("select pg_try_advisory_lock(7)")
+        await one.execute("create temp table mine (n int); set work_mem = '99MB'; listen news")
+        pids.append({one.get_server_pid(), other.get_server_pid()})
+
+def test_the_same_server_processes_served_all(pgdbm_pool, pgdbm_url):
+    assert len(pids) >= 3
+    assert pids[2:] == [pids[1]] * (len(pids) - 2)  # the very first connection is one by which pgdbm looks at the path
+    assert_only_parked(pgdbm_pool, pgdbm_url)
+
+@pytest.mark.parametrize("time", range(2))
+def test_in_a_thread(users_db, pgdbm_pool, time):
+    async def work():
+        await check(users_db)
+        async with pgdbm_pool.acquire() as one, pgdbm_pool.acquire() as other:
+            return {one.get_server_pid(), other.get_server_pid()}
+
+    assert asyncio.run(asyncio.wait_for(asyncio.to_thread(lambda: asyncio.run(work())), 10)) == pids[-1]
+
+async def test_new_sessions_for_who_asks(users_db, pgdbm_pool, pgdbm_url):
+    await pgdbm_pool.expire_connections()
+    assert await pgdbm_pool.fetchval("select pg_backend_pid()") not in pids[-1]
+    await check(users_db)
+
+async def test_terminated_connections_do_not_come_back(users_db, pgdbm_pool):
+    before = await pgdbm_pool.fetchval("select pg_backend_pid()")
+    pgdbm_pool.terminate()
+    assert await pgdbm_pool.fetchval("select pg_backend_pid()") != before
+    await fill(pgdbm_pool)
+
+def test_no_more_wait_than_were_open(pgdbm_pool, pgdbm_url):
+    assert_only_parked(pgdbm_pool, pgdbm_url)
+    assert f"; {pgdbm_pool.get_max_size()} connections wait" in repr(pgdbm_pool)
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n2", "--dist=loadfile"), ("-n2", "--dist=each")])
+def test_sessions_outlive_their_loop_clean(
+    loops: Project, assert_nothing_left: Callable[[], None], arguments: tuple[str, ...]
+) -> None:
+    result = loops.run_apart(*arguments, test=SUCCESSIVE)
+    result.assert_outcomes(passed=12 * (2 if "--dist=each" in arguments else 1))
+    assert_nothing_left()
+
+
+PLAIN = """
+import asyncio
+import asyncpg
+import pytest
+from help import check, fill, pool_connections
+
+pids = set()
+
+def test_before(pgdbm_pool, pgdbm_url):
+    assert repr(pgdbm_pool) == (
+        "<pytest-pgdbm pool, open in 0 loops; connections end with their loop: asyncpg 0.99.0 is not one that this was"
+        " tested with>"
+    )
+
+@pytest.mark.parametrize("time", range(3))
+async def test_one_loop_after_another(users_db, pgdbm_pool, time):
+    await check(users_db)
+    await fill(pgdbm_pool)
+    pids.add(await users_db.fetch_value("select pg_backend_pid()"))
+
+def test_each_had_a_session_of_its_own(pgdbm_url):
+    assert len(pids) == 3
+    while pool_connections(pgdbm_url):
+        pass
+"""
+
+
+def test_where_sessions_cannot_outlive_their_loop_all_else_is_the_same(
+    loops: Project, assert_nothing_left: Callable[[], None]
+) -> None:
+    declared = (loops.path / "conftest.py").read_text()
+    loops.write("conftest.py", "import asyncpg\nasyncpg.__version__ = '0.99.0'\n" + declared)
+    loops.run_apart("-rA", test=PLAIN).assert_outcomes(passed=5)
+    assert_nothing_left()
+
+
+SMALLEST_SIZE = """
+import pytest
+from help import check
+
+@pytest.fixture(scope="session")
+def pgdbm_pool_options():
+    return {"min_connections": 3, "max_connections": 4, "init_commands": ["set work_mem = '77MB'"]}
+
+seen = []
+
+@pytest.mark.parametrize("time", range(4))
+async def test_smallest_size(users_db, pgdbm_pool, time):
+    await check(users_db)
+    assert (pgdbm_pool.get_size(), pgdbm_pool.get_idle_size()) == (3, 3)
+    assert (pgdbm_pool.get_min_size(), pgdbm_pool.get_max_size()) == (3, 4)
+    async with pgdbm_pool.acquire() as one, pgdbm_pool.acquire() as two, pgdbm_pool.acquire() as three:
+        seen.append({each.get_server_pid() for each in (one, two, three)})
+    assert time < 2 or seen[-1] == seen[-2]
+"""
+
+
+def test_a_pool_with_a_smallest_size_finds_its_connections_again(
+    loops: Project, assert_nothing_left: Callable[[], None]
+) -> None:
+    loops.run(test=SMALLEST_SIZE).assert_outcomes(passed=4)
+    assert_nothing_left()
+
+
+def test_a_smallest_size_above_the_largest_is_told(loops: Project) -> None:
+    result = loops.run(
+        test="""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def pgdbm_pool_options():
+            return {"min_connections": 5, "max_connections": 4}
+
+        async def test_options(users_db):
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["pgdbm_pool_options: min_connections is 5; give a number from 0 to 4, which is max_connections"]
+    )
 
 
 LEAKS = """

@@ -40,19 +40,24 @@ class Opening:
         _check(options)
         self._endpoint = endpoint
         self._database = database
+        self._min_size = int(options.get("min_connections", 0))
         self._config = {
             "connection_string": login.dsn(endpoint, database, endpoint.login),
-            "max_connections": max(size, int(options.get("min_connections", 0))),
+            "max_connections": max(size, self._min_size),
             "retry_attempts": 1,  # the server answered before; three more seconds would only hide the reason
             **_pinned(path),
             **options,
             "min_connections": 0,  # they are opened when the pool can find what is parked
         }
-        self._min_size = int(options.get("min_connections", 0))
         settings = {"application_name": application_name, **(options.get("server_settings") or {})}
         if PGDBM_PATH is None and (fixed := path.for_pool(None)) is not None:
             settings["search_path"] = fixed
         self._settings = settings
+        if not 0 <= self._min_size <= self.max_size:
+            raise ConfigError(
+                f"pgdbm_pool_options: min_connections is {self._min_size}; give a number from 0 to {self.max_size}, which"
+                " is max_connections"
+            )
 
     @property
     def application_name(self) -> str:
@@ -61,7 +66,7 @@ class Opening:
 
     @property
     def min_size(self) -> int:
-        """The connections that each loop's pool keeps."""
+        """The connections that each loop's pool opens with."""
         return self._min_size
 
     @property

@@ -15,7 +15,7 @@ from pytest_pgdbm.connections.parking.shelf import Parked, Shelf
 from pytest_pgdbm.connections.parking.wire import Wire
 from pytest_pgdbm.ground.masks import masked
 
-SECONDS_TO_CLEAN = 2.0
+SECONDS_TO_CLEAN = 1.0
 """How long a session may take to be cleaned, before it is closed instead."""
 
 # https://www.postgresql.org/docs/current/sql-discard.html. The statements that asyncpg has prepared go too, which is
@@ -54,7 +54,8 @@ class ParkedConnections:
     async def park(self, pool: asyncpg.Pool) -> None:
         """Takes the connections that are not out from the pool, and keeps their sessions, cleaned.
 
-        What is left must be closed by the caller, whether this fails or not.
+        What is left must be closed by the caller, whether this fails or not. How long it may take is for the caller to
+        say, too.
         """
         # Who expires connections wants no session that has been.
         if self.off_because or private.was_expired(pool):
@@ -62,7 +63,7 @@ class ParkedConnections:
         taken: list[Any] = []
         try:
             while pool.get_idle_size():
-                taken.append(await pool.acquire(timeout=SECONDS_TO_CLEAN))
+                taken.append(await pool.acquire())
             for connection in taken:
                 await self._park(connection)
         finally:
