@@ -65,7 +65,7 @@ def _measure(
     goals: list[tuple[str, str, bool]] = []
     figures = []
     if "start-up" in chosen.only:
-        figures += start_up.no_database(runner, chosen.runs) + start_up.cold(runner, services[3], chosen.runs)
+        figures += start_up.no_database(runner, chosen.runs) + start_up.embedded(runner, services[3], chosen.runs)
     if "container" in chosen.only:
         if why := containers.engine():
             print(f"container: not measured, {why}", file=sys.stderr)

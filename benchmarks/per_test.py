@@ -1,4 +1,4 @@
-"""What a test costs: with the plugin, by hand with pgdbm, and as a transaction that is rolled back."""
+"""What a test costs: with the plugin, without isolation, as a transaction that is rolled back, by hand with pgdbm."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from benchmarks.runs import Runner, Seen, loop_options
 
 SIDES = {
     "plugin": "plugin",
-    "by_hand": "by hand with pgdbm",
+    "no_isolation": "no isolation",
     "rollback": "`BEGIN`/`ROLLBACK`",
+    "by_hand": "by hand with pgdbm",
 }
 LOOPS = ("session", "function")
 
 
 @dataclass(frozen=True)
 class Size:
-    """A service's number of migrations, and over how much it is measured: tests in a process, processes at most."""
+    """A service's number of migrations, and over how many tests in a process it is measured; fewer by hand."""
 
     migrations: int
     tests: int
-    processes: int = 99
+    tests_by_hand: int
 
 
-FULL = (Size(3, 60), Size(30, 30), Size(120, 8, processes=3))
-QUICK = (Size(3, 20), Size(30, 8), Size(120, 4))
+FULL = (Size(3, 200, 60), Size(30, 200, 20), Size(120, 200, 4))
+QUICK = (Size(3, 40, 20), Size(30, 40, 8), Size(120, 40, 3))
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ def measure(runner: Runner, services: dict[int, Path], sizes: tuple[Size, ...], 
     """All sides in both loops, one after the other, then all again, in the opposite order every second time."""
     seen: dict[tuple[int, str, str], list[Seen]] = defaultdict(list)
     for turn in range(processes):
-        for size in (size for size in sizes if turn < size.processes):
+        for size in sizes:
             print(f"per test: {size.migrations} migrations, run {turn + 1}", file=sys.stderr)
             for loop in LOOPS:
                 for side in list(SIDES)[:: -1 if turn % 2 else 1]:
-                    one = _run(runner, side, loop, services[size.migrations], size.tests)
+                    tests = size.tests_by_hand if side == "by_hand" else size.tests
+                    one = _run(runner, side, loop, services[size.migrations], tests)
                     seen[size.migrations, loop, side].append(one)
     return [_cost(*key, all_seen) for key, all_seen in sorted(seen.items(), key=_order)]
 

@@ -51,13 +51,19 @@ class Runner:
         """The share of the machine that other processes took just before a run, the median."""
         return statistics.median(self._shares)
 
-    def run(self, suite: str, *, options: Iterable[str] = (), **settings: object) -> Seen:
-        """Runs a suite to its end. `settings` are the suite's, given as BENCH_…; raises RuntimeError unless green."""
+    def run(self, suite: str, *, options: Iterable[str] = (), cache: Path | None = None, **settings: object) -> Seen:
+        """Runs a suite to its end; raises RuntimeError unless it is green.
+
+        `settings` are the suite's, given as BENCH_…; `cache` is the plugin's cache, where that is not the user's.
+        """
         self._shares.append(quiet.wait(self._patience))
         with tempfile.TemporaryDirectory() as folder:
             record = Path(folder, "record.json")
             before, began = _cpu(), time.monotonic()
-            output = finish(command(suite, options), environment(record, settings))
+            variables = environment(record, settings)
+            if cache is not None:
+                variables["PGDBM_CACHE_DIR"] = str(cache)
+            output = finish(command(suite, options), variables)
             wall, cpu = time.monotonic() - began, _cpu() - before
             return _seen(json.loads(record.read_text()), output, wall, cpu, began)
 

@@ -1,9 +1,10 @@
-"""What a run costs before its first test is over: without a database, on a cold server, on a container."""
+"""What a run costs before its first test is over: without a database, on an embedded server, on a container."""
 
 from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -47,19 +48,28 @@ def no_database(runner: Runner, processes: int) -> list[Figure]:
     return [Figure(wall.what, wall.value, wall.goal, wall.parts, imported), cpu]
 
 
-def cold(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
+def embedded(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
     """The first test on the embedded server, beside the same body with pgdbm imported and no database."""
-    seen = _alternate(
-        "cold embedded server",
-        processes,
-        {
-            "with the plugin": lambda: runner.run("plugin", options=_EMBEDDED, migrations=migrations),
-            "no database": lambda: runner.run("no_server", options=WITHOUT_PLUGIN),
-        },
-    )
+
+    def new() -> Seen:
+        with tempfile.TemporaryDirectory() as empty:
+            return runner.run("plugin", options=_EMBEDDED, cache=Path(empty), migrations=migrations)
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        seen = _alternate(
+            "embedded server",
+            processes,
+            {
+                _NEW: new,
+                _COPIED: lambda: runner.run("plugin", options=_EMBEDDED, cache=cache, migrations=migrations),
+                _NONE: lambda: runner.run("no_server", options=WITHOUT_PLUGIN),
+            },
+        )
     return [
-        _difference("first test on the embedded server, cold: until its body is over", seen, "first_body", 1.2),
-        _difference("the same until the process has ended, the server stopped", seen, "wall", 1.2),
+        _difference(f"first test on an embedded server, {_NEW}", seen, "first_body", None, (_NEW, _NONE)),
+        _difference(f"first test on an embedded server, {_COPIED}", seen, "first_body", 0.350, (_COPIED, _NONE)),
+        _difference("the same until the process has ended, the server stopped", seen, "wall", None, (_COPIED, _NONE)),
     ]
 
 
@@ -78,6 +88,9 @@ def container(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
 
 
 _EMBEDDED = ("--pgdbm-server=embedded",)
+_NEW = "cluster made anew"
+_COPIED = "cluster cached"
+_NONE = "no database"
 
 
 def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, list[Seen]]:
@@ -91,8 +104,11 @@ def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, 
     return seen
 
 
-def _difference(what: str, seen: dict[str, list[Seen]], measure: str, goal: float | None) -> Figure:
-    parts = {name: statistics.median(getattr(one, measure) for one in some) for name, some in seen.items()}
+def _difference(
+    what: str, seen: dict[str, list[Seen]], measure: str, goal: float | None, sides: tuple[str, str] | None = None
+) -> Figure:
+    chosen = seen if sides is None else {name: seen[name] for name in sides}
+    parts = {name: statistics.median(getattr(one, measure) for one in some) for name, some in chosen.items()}
     first, second = parts.values()
     return Figure(what, first - second, goal, parts)
 
