@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from conftest import Project
+from pgdbm import AsyncMigrationManager
 from workshop import Workshop, connected
 
 from pytest_pgdbm.ground.names import quote_literal
@@ -220,6 +221,25 @@ def test_rows_are_planted_in_their_order_whatever_columns_they_have(workshop: Wo
             planted = await connection.fetch(f"select id, a, b from {built.schemas['rows']}.t order by ctid")
             expected = [(row.get("a"), row.get("b", "none")) for row in rows]
             assert [tuple(row) for row in planted] == [(at, *row) for at, row in enumerate(expected, start=1)]
+            assert await home.drop([built]) == ([], [])
+
+    asyncio.run(go())
+
+
+def test_the_runner_reads_the_files_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pgdbm 0.5 would read all of them again for each."""
+    read: list[str] = []
+    calculate = AsyncMigrationManager._calculate_checksum
+
+    def listening(self: AsyncMigrationManager, content: str) -> str:
+        read.append(content)
+        return calculate(self, content)
+
+    async def go() -> None:
+        monkeypatch.setattr(AsyncMigrationManager, "_calculate_checksum", listening)
+        files = {f"{number:02d}.sql": f"create table {{{{tables.t{number}}}}} ()" for number in range(20)}
+        async with workshop.built("users", {"users": workshop.service("users", files)}) as (home, built):
+            assert read == list(files.values())
             assert await home.drop([built]) == ([], [])
 
     asyncio.run(go())

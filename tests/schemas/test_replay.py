@@ -10,8 +10,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
+from pgdbm.errors import SchemaError
 from schemas import copies, statements
 from workshop import Workshop, connected
 
@@ -464,8 +465,12 @@ def test_a_template_is_taken_only_if_it_gives_what_pgdbm_renders(text: str) -> N
             watched, schema=schemas[1], names=dict(zip(["one", "two", "three"], schemas, strict=True))
         ).prepare_query(sql)
 
-    template = Template.of(render(text, SCHEMAS), SCHEMAS)
-    assert template.filled(SCHEMAS) == render(text, SCHEMAS)
+    try:
+        rendered = render(text, SCHEMAS)
+    except SchemaError:
+        reject()
+    template = Template.of(rendered, SCHEMAS)
+    assert template.filled(SCHEMAS) == rendered
     recorder = Recorder(SCHEMAS)
     recorder.check(render, [text])
     named = any(name in text for name in SCHEMAS)
