@@ -37,6 +37,7 @@ class Seen:
     imported: list[str]
     header: str
     began: float
+    tests: list[dict[str, float]]
 
 
 class Runner:
@@ -109,6 +110,7 @@ def _seen(record: dict[str, Any], output: str, wall: float, cpu: float, began: f
         imported=record["imported"],
         header=next((line for line in output.splitlines() if line.startswith("pgdbm: ")), ""),
         began=began,
+        tests=tests,
     )
 
 

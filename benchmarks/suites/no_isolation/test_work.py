@@ -7,8 +7,7 @@ async def test_work(db, number):
     mine = f"{number}/"
     await db.execute("INSERT INTO {{tables.t0}} (email) VALUES ($1 || 'a'), ($1 || 'b'), ($1 || 'c')", mine)
     await db.execute(
-        "INSERT INTO {{tables.t1}} (email, parent_id)"
-        " SELECT email, id FROM {{tables.t0}} WHERE email LIKE $1 || '%'",
+        "INSERT INTO {{tables.t1}} (email, parent_id) SELECT email, id FROM {{tables.t0}} WHERE email LIKE $1 || '%'",
         mine,
     )
     query = "SELECT email FROM {{tables.%s}} WHERE email LIKE $1 || '%%' ORDER BY email"

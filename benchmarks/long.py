@@ -1,0 +1,70 @@
+"""What many tests in one process come to: whether they stay as cheap as the first, and what share is the plugin's."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.runs import Runner, Seen, loop_options
+
+_AROUND = 200
+
+
+@dataclass(frozen=True)
+class Long:
+    """Milliseconds of a whole test near the beginning and at the end; the share of set-up and teardown of all time."""
+
+    what: str
+    tests: int
+    early: float
+    late: float
+    share: float
+
+
+def measure(runner: Runner, services: dict[int, Path], *, quick: bool) -> list[Long]:
+    """A process of many tests in each kind of loop, and one over three services."""
+    many, some = (400, 100) if quick else (5000, 1000)
+    found = []
+    for loop in ("session", "function"):
+        print(f"long: {many} tests, {loop} loops", file=sys.stderr)
+        options = loop_options(loop)
+        seen = runner.run("plugin", options=options, loop=loop, migrations=services[30], tests=many)
+        found.append(_long(f"one service, {loop} loops", seen))
+        print(f"long: {some} tests over three services, {loop} loops", file=sys.stderr)
+        seen = runner.run("three_services", options=options, loop=loop, migrations=services[30], tests=some // 3)
+        found.append(_long(f"three services, {loop} loops", seen))
+    return found
+
+
+def _long(what: str, seen: Seen) -> Long:
+    wholes = [later["over"] - test["over"] for test, later in zip(seen.tests, seen.tests[1:], strict=False)]
+    start = min(50, len(wholes) // 4)
+    early, late = (statistics.median(part) * 1e3 for part in (wholes[start : start + _AROUND], wholes[-_AROUND:]))
+    ours = sum(test["setup"] + test["teardown"] for test in seen.tests[1:])
+    return Long(what, len(seen.tests), early, late, ours / sum(wholes))
+
+
+def table(found: list[Long]) -> list[str]:
+    """A Markdown table."""
+    rows = [
+        f"| {one.what} | {one.tests} | {one.early:.1f} | {one.late:.1f} | {one.late / one.early:.2f} | {one.share:.0%} |"
+        for one in found
+    ]
+    head = "| suite | tests | a test, from the 50th on | at the end | ratio | set-up and teardown |"
+    return ["### Long runs (ms)", "", head, "|---|--:|--:|--:|--:|--:|", *rows, ""]
+
+
+def goals(found: list[Long]) -> list[tuple[str, str, bool]]:
+    """The last tests cost what those near the beginning do."""
+    return [
+        (f"{one.what}: the last tests cost at most 1.1 of what the 50th does", f"{ratio:.2f}", ratio <= 1.1)
+        for one in found
+        if (ratio := one.late / one.early)
+    ]
+
+
+def plain(found: list[Long]) -> list[dict[str, object]]:
+    """The figures as plain data."""
+    return [asdict(one) for one in found]
