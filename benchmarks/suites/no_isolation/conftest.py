@@ -12,7 +12,8 @@ SCHEMA = "shared"
 
 
 async def migrate(url):
-    pool = await AsyncDatabaseManager.create_shared_pool(DatabaseConfig(connection_string=url, max_connections=5))
+    config = DatabaseConfig(connection_string=url, min_connections=1, max_connections=5)
+    pool = await AsyncDatabaseManager.create_shared_pool(config)
     await pool.execute(f"CREATE SCHEMA {SCHEMA}")
     db = AsyncDatabaseManager(pool=pool, schema=SCHEMA)
     await AsyncMigrationManager(db, str(MIGRATIONS), module_name=SCHEMA).apply_pending_migrations()

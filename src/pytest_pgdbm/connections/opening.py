@@ -55,8 +55,8 @@ class Opening:
         self._settings = settings
         if not 0 <= self._min_size <= self.max_size:
             raise ConfigError(
-                f"pgdbm_pool_options: min_connections is {self._min_size}; give a number from 0 to {self.max_size}, which"
-                " is max_connections"
+                f"pgdbm_pool_options: min_connections is {self._min_size}; give a number from 0 to {self.max_size},"
+                " which is max_connections"
             )
 
     @property
