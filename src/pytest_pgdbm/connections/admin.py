@@ -20,9 +20,9 @@ select pg_catalog.pg_advisory_unlock_all()
 
 # Set once for many resets: each change of the replication role throws away all plans of the session. As a replica,
 # nothing of the user's fires: https://www.postgresql.org/docs/current/runtime-config-client.html. Rows that policies
-# hide are an error rather than overlooked; VACUUM can only mark pages as seen by all whose commits are on disk.
+# hide are an error rather than overlooked.
 _RESETTING = """
-set jit = off; set synchronous_commit = on; set row_security = off; set client_min_messages = warning;
+set jit = off; set synchronous_commit = off; set row_security = off; set client_min_messages = warning;
 set lock_timeout = '2s'; set statement_timeout = '60s'
 """
 _AS_REPLICA = "set session_replication_role = replica"

@@ -15,7 +15,7 @@ from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.recycling import function
 from pytest_pgdbm.schemas.recycling.function import CHANGED, HELD, Found
 from pytest_pgdbm.schemas.recycling.inventory import Relation
-from pytest_pgdbm.schemas.recycling.pristine import WAITS, Pristine, Unrecyclable, note, read_rows, vacuum
+from pytest_pgdbm.schemas.recycling.pristine import WAITS, Pristine, Unrecyclable, flush, note, read_rows, vacuum
 from pytest_pgdbm.schemas.watched import FAILURES
 
 HOLDERS_WAIT = 0.2
@@ -148,6 +148,7 @@ async def _restore(connection: asyncpg.Connection, pristine: Pristine, touched: 
     async with connection.transaction():
         for table in reversed(touched):
             await pristine.copies[table.oid].put_back(connection)
+    await flush(connection)
     await vacuum(connection, touched, {oid: rows.pages for oid, rows in pristine.seeded.items()})
     pristine.seeded.update(await read_rows(connection, touched))
 
@@ -159,6 +160,7 @@ async def _refresh(connection: asyncpg.Connection, pristine: Pristine, views: Se
         first = pristine.copies.get(view.oid)
         if first is not None and not await first.is_like(connection):
             raise Unrecyclable(f"{view} came out otherwise when it was made again")
+    await flush(connection)
     await vacuum(connection, views)
     filled = [view for view in views if view.oid in pristine.copies]
     pristine.seeded.update(await read_rows(connection, filled))

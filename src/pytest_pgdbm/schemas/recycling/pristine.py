@@ -22,7 +22,10 @@ WAITS_FOR_A_START = (*WAITS, *[0.01] * 50)
 
 # VACUUM takes no page for seen by all while a commit that wrote it is not on disk. A commit that waits for the disk has
 # all earlier ones written: https://www.postgresql.org/docs/current/wal-async-commit.html
-_FLUSH = "select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', '')"
+_FLUSH = (
+    "begin; set local synchronous_commit = on;"
+    " select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', ''); commit"
+)
 
 _PAGES = """
 select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
@@ -72,7 +75,7 @@ async def note(connection: asyncpg.Connection, schemas: Collection[str]) -> Pris
     Free places in tables are closed, sequences have no numbers in store, and the planner knows that tables are empty.
     Raises Unrecyclable.
     """
-    await connection.execute(_FLUSH)
+    await flush(connection)
     inventory = await read_inventory(connection, schemas)
     filled = await _filled(connection, inventory)
     seeded = await read_rows(connection, filled)
@@ -98,6 +101,11 @@ async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation
         row["oid"]: SeededRows(row["count"], sorted(map(int, row["writers"])), pages[row["oid"]])
         for row in await _look_at_rows(connection, relations)
     }
+
+
+async def flush(connection: asyncpg.Connection) -> None:
+    """Has all that was committed written to disk, so that VACUUM can say of its pages that all see them."""
+    await connection.execute(_FLUSH)
 
 
 async def vacuum(
