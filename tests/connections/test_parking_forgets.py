@@ -226,7 +226,7 @@ def test_a_server_that_crashed_and_came_back_serves_the_next_loop(plainly: Loops
     def comes_back() -> set[int] | None:
         try:
             return plainly.run(get_pids)
-        except (OSError, asyncpg.PostgresError):  # it is not there, or still starting
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it is not there, or still starting
             return None
 
     before = plainly.run(get_pids)
