@@ -14,7 +14,7 @@ import pytest
 
 from pytest_pgdbm import PgdbmServer
 
-pytest_plugins = ["pytester", "workshop"]
+pytest_plugins = ["pytester", "workshop", "connections.loops"]
 
 _numbers = itertools.count()
 

@@ -659,7 +659,7 @@ def test_the_pool_is_one_for_its_users(loops: Project, assert_nothing_left: Call
 SUCCESSIVE = """
 import asyncio
 import pytest
-from help import assert_only_parked, check, fill
+from help import WORKER, assert_only_parked, check, fill
 
 pids = []
 
@@ -669,7 +669,7 @@ async def test_one_loop_after_another(users_db, orders_db, pgdbm_pool, time):
     async with pgdbm_pool.acquire() as one, orders_db.acquire() as other:
         assert await one.fetchval("select to_regclass('pg_temp.mine')") is None
         assert await one.fetchval("show work_mem") != "99MB"
-        assert await one.fetchval("select pg_try_advisory_lock(7)")
+        assert await one.fetchval("select pg_try_advisory_lock(hashtext($1))", WORKER)
         await one.execute("create temp table mine (n int); set work_mem = '99MB'; listen news")
         pids.append({one.get_server_pid(), other.get_server_pid()})
 

@@ -1,16 +1,20 @@
-"""One event loop after another on one server, whose connections outlive their loops."""
+"""One event loop after another on one server, whose connections outlive their loops.
+
+The conftest makes its fixtures known to all tests.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import asyncpg
-import uvloop
+import pytest
 from keeper.runs import a_job, a_run
 
 from pytest_pgdbm.connections.parking import ParkedConnections
@@ -120,6 +124,12 @@ async def get_pids(pool: asyncpg.Pool) -> set[int]:
         return set(await asyncio.gather(*(connection.fetchval(PID) for connection in connections)))
 
 
+def new_uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
 def new_debug_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     loop.set_debug(True)
@@ -129,5 +139,31 @@ def new_debug_loop() -> asyncio.AbstractEventLoop:
 KINDS = {
     "asyncio": asyncio.new_event_loop,
     "debug": new_debug_loop,
-    "uvloop": uvloop.new_event_loop,
+    "uvloop": new_uvloop,
 }
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of these tests' own."""
+    server = Server(tmp_path_factory.mktemp("parking"))
+    yield server
+    gc.collect()  # what was not closed warns now, and warnings are errors
+    server.stop()
+
+
+@pytest.fixture(params=["tcp-asyncio", "unix-asyncio", "tcp-debug", "tcp-uvloop", "unix-uvloop"])
+def loops(request: pytest.FixtureRequest, server: Server) -> Iterator[Loops]:
+    over, kind = request.param.split("-")
+    yield from closed(Loops(getattr(server, over), KINDS[kind]))
+
+
+@pytest.fixture
+def plainly(server: Server) -> Iterator[Loops]:
+    """For what does not depend on the kind of loop."""
+    yield from closed(Loops(server.unix))
+
+
+def closed(loops: Loops) -> Iterator[Loops]:
+    yield loops
+    loops.parked.close()
