@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 @dataclass(frozen=True)
 class Act:
-    """SQL, and whose set may have to be built anew for it; or `rows`, that go by COPY into service, table and column."""
+    """SQL, and whose set may have to be built anew for it; or `rows` that go by COPY `into` this column of a table."""
 
     sql: str
     cost: Cost = "never"
@@ -77,7 +77,7 @@ def copies(table: Table) -> SearchStrategy[Act]:
     """Rows that come by COPY, good ones and bad ones."""
     service, _, quoted = table.name.partition(".")
     name, column = (_unquoted(each) for each in (quoted, table.columns.split(",")[0]))
-    lines = st.sampled_from([["1"], ["7"] * 3, [str(n) for n in range(300, 360)], ["nonsense"], ["1\t2\t3\t4\t5\t6\t7"]])
+    lines = st.sampled_from([["1"], ["7"] * 3, [str(n) for n in range(300, 360)], ["nonsense"], ["1\t2\t3"]])
     sql = f"copy {table.name} ({column}) from stdin"
     return lines.map(lambda rows: Act(sql, table.cost, tuple(rows), (service.strip("<>"), name, column)))
 
@@ -179,7 +179,7 @@ SESSION = _each(
     create temp view over_it as select * from <depot>.items
     create temp sequence tickets
     create temp table here (id int) on commit drop
-    create temp table with_trigger (v text); create trigger t before insert on with_trigger for each row execute function <shop>.shout()
+    create temp table mine (v text); create trigger t before insert on mine execute function <shop>.noted()
     create temp table serial (id serial primary key); insert into serial default values
     set work_mem = '1MB'
     set search_path = public
@@ -266,7 +266,7 @@ VIEWS = _each(
 HARMLESS = _each(
     "never",
     """
-    begin; alter table <depot>.items add column zz int; create table <depot>.n (x int); drop view <depot>.stocked; rollback
+    begin; alter table <depot>.items add zz int; create table <depot>.n (x int); drop view <depot>.stocked; rollback
     begin; savepoint a; alter table <depot>.readings drop column value cascade; rollback to a; commit
     begin; drop table <depot>.items cascade; rollback
     begin; truncate <depot>.suppliers cascade; rollback
@@ -278,9 +278,9 @@ HARMLESS = _each(
     alter table <depot>.items alter stock drop not null
     alter table <depot>.items alter feeling set default 'ok'
     alter table <shop>.watched disable trigger before_row; alter table <shop>.watched enable trigger before_row
-    alter table <shop>.watched disable trigger user; alter table <shop>.watched enable trigger user; alter table <shop>.watched disable trigger disabled
+    alter table <shop>.ruled disable rule also; alter table <shop>.ruled enable rule also
     alter table <depot>.items set (fillfactor = 70); alter table <depot>.items reset (fillfactor)
-    create or replace view <depot>.stocked as select id, code, stock from <depot>.items where stock > 0 with check option
+    create or replace view <shop>.simple as select id, what from <shop>.journal
     grant select on <depot>.items to public
     grant select on <depot>.readings to public; revoke select on <depot>.readings from public
     comment on table <depot>.items is 'what there is'

@@ -63,7 +63,7 @@ async def plans(ground: Ground, connection: asyncpg.Connection) -> Mapping[str, 
 def _programs() -> Iterator[str]:
     for number, table in enumerate([*DEPOT, *SHOP]):
         if table.name not in ("<shop>.husbands", "<shop>.wives"):
-            yield from _program(table, number % 4)
+            yield ";\n".join(_program(table, number % 4))
     yield from (f"select nextval('{name}')" for name in SEQUENCES)
 
 
@@ -86,8 +86,6 @@ def _program(table: Table, kind: int) -> Iterator[str]:
 
 async def _by_index(ground: Ground, connection: asyncpg.Connection) -> dict[str, Sequence[str]]:
     await connection.execute("set enable_seqscan = off; set enable_bitmapscan = off; set enable_sort = off")
-    found = {
-        query: [str(tuple(row)) for row in await connection.fetch(ground.sql(query))] for query in _BY_INDEX
-    }
+    found = {query: [str(tuple(row)) for row in await connection.fetch(ground.sql(query))] for query in _BY_INDEX}
     await connection.execute("reset enable_seqscan; reset enable_bitmapscan; reset enable_sort")
     return found

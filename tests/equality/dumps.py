@@ -46,6 +46,11 @@ where n.nspname = any($1) and c.relkind in ('r', 'm')
 # A long row by what tells it from others. No table has a column of this name.
 _ROW = "left(the_row::text, 100) || case when length(the_row::text) > 100 then md5(the_row::text) else '' end"
 
+_TYPES = """
+select n.nspname || '.' || t.typname as name, t.oid
+from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace where n.nspname = any($1)
+"""
+
 _KEPT_LINES = 60
 
 
@@ -57,6 +62,7 @@ class Image:
     rows: Mapping[str, Sequence[str]] = field(repr=False)
     sequences: Mapping[str, tuple[int, int, bool]] = field(repr=False)
     pages: Mapping[str, tuple[int, bool]] = field(repr=False)
+    types: Mapping[str, int] = field(repr=False)
 
 
 class Observer:
@@ -67,6 +73,7 @@ class Observer:
         self._catalogs = catalogs
         self._schemas = schemas
         self._services = {schema: service for service, schema in schemas.items()}
+        self._same_as_first: Mapping[str, str] | None = None
 
     @classmethod
     async def of(cls, connection: asyncpg.Connection, schemas: Mapping[str, str]) -> Observer:
@@ -77,7 +84,11 @@ class Observer:
     async def image(self) -> Image:
         """All of it."""
         return Image(
-            await self._catalogs.structure(self._schemas), await self.rows(), await self.sequences(), await self.pages()
+            await self._catalogs.structure(self._schemas),
+            await self.rows(),
+            await self.sequences(),
+            await self.pages(),
+            await self.types(),
         )
 
     async def differences(self, first: Image) -> list[str]:
@@ -87,12 +98,16 @@ class Observer:
             *_rows_differ(first.rows, await self.rows()),
             *_values_differ("sequence", first.sequences, await self.sequences()),
             *_values_differ("pages of", first.pages, await self.pages()),
+            *_values_differ("number of type", first.types, await self.types()),
         ]
 
     async def _structural(self, first: Image) -> list[str]:
-        if await self._catalogs.digest() == first.structure.digest:
+        digest = await self._catalogs.digest()
+        if digest in (first.structure.digest, self._same_as_first):
             return []
-        return structure.differences(first.structure.lines, await self._catalogs.lines(self._schemas))
+        told = structure.differences(first.structure.lines, await self._catalogs.lines(self._schemas))
+        self._same_as_first = None if told else digest
+        return told
 
     async def rows(self) -> dict[str, list[str]]:
         """The rows of each table and materialized view."""
@@ -117,6 +132,13 @@ class Observer:
         return {
             self._told_name(row["name"]): (row["main"], row["toast"])
             for row in await self._connection.fetch(_PAGES, list(self._services))
+        }
+
+    async def types(self) -> dict[str, int]:
+        """The number of each type. A type of the same name and another number is a stranger to old connections."""
+        return {
+            self._told_name(row["name"]): row["oid"]
+            for row in await self._connection.fetch(_TYPES, list(self._services))
         }
 
     async def _relations(self) -> list[asyncpg.Record]:
@@ -208,4 +230,3 @@ def dumps_differ(before: str, now: str) -> list[str]:
     """The lines of two dumps that are not the same."""
     told = difflib.unified_diff(before.splitlines(), now.splitlines(), "before", "now", lineterm="", n=1)
     return [line[:300] for line in told][:_KEPT_LINES]
-

@@ -24,6 +24,9 @@ from pytest_pgdbm.schemas.plan import BuiltSet
 
 CONNECTIONS = 3
 
+# https://www.postgresql.org/docs/current/sql-createdatabase.html
+_STRATEGY = " strategy file_copy"
+
 # As the pool cleans a connection when it comes back, and before it is lent to another test.
 CLEAN_AT_RELEASE = """
 rollback; select pg_advisory_unlock_all(); close all; unlisten *; reset all
@@ -52,21 +55,26 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is built: services, one of which is asked for; then SQL of the superuser's and of the tests' role.
-
-    `path` are the services on the search path of tests.
-    """
+    """What is built: services, one of which is asked for; `then` statements, by a superuser or by the tests' role."""
 
     services: Mapping[str, Mapping[str, str]]
     ask: str
-    by_superuser: Sequence[str] = ()
-    by_role: Sequence[str] = ()
+    then: Sequence[tuple[bool, str]] = ()
 
 
 class Ground:
     """A set in a database of its own. `own` is as on a server of the plugin's, else by URL for an ordinary role."""
 
-    def __init__(self, workshop: Workshop, recipe: Recipe, *, own: bool, engine: Callable[[Ground], Engine]) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        recipe: Recipe,
+        *,
+        own: bool,
+        engine: Callable[[Ground], Engine],
+        other: str | None = None,
+    ) -> None:
+        """`other` is a role to make besides, which the role of tests is a member of."""
         self.workshop = workshop
         self.recipe = recipe
         self.own = own
@@ -74,8 +82,8 @@ class Ground:
         self.role = workshop.own.login.user if own else f"role_of_{workshop.database}"
         self.version = int(workshop.own.version.partition(".")[0])
         self.connections: list[asyncpg.Connection] = []
-        self.restored = 0
         self._make_engine = engine
+        self._other = other
         self._open = AsyncExitStack()
         self._template = f"{workshop.database}_kept"
         self._first: Image | None = None
@@ -100,19 +108,21 @@ class Ground:
             name: self.workshop.service(f"{name}_{self.own}", files) for name, files in self.recipe.services.items()
         }
         await self._build(services)
-        await self._on_server(f"create database {self._template} template {self.database}")
         await self._settle()
         self._first = await self.observer.image()
         self._first_dump = await self.dump()
+        await self._open.aclose()
+        await self._on_server(f"create database {self._template} template {self.database}")
+        await self._settle()
 
-    async def restore(self) -> None:
+    async def restore(self, *, surely: bool = True) -> None:
         """Has all as it was when the set was first leased, whatever was done to its database."""
         await self._open.aclose()
         await self._on_server(f"drop database {self.database} with (force)")
         await self._make_database(self._template)
         await self._settle()
-        self.restored += 1
-        assert await self.observer.differences(self.first) == [], "it is not built the same again"
+        if surely:
+            assert await self.differences() == [], "it does not settle in as it did before"
 
     async def close(self) -> None:
         """Leaves nothing behind."""
@@ -123,6 +133,8 @@ class Ground:
         )
         if not self.own:
             await self._on_server(f"drop role if exists {self.role}")
+        if self._other:
+            await self._on_server(f"drop role if exists {self._other}")
 
     async def recycle(self) -> str:
         """Gives the set back; returns why it cannot be leased again, if it cannot."""
@@ -150,7 +162,8 @@ class Ground:
         return self._first_dump, await self.dump()
 
     def sql(self, text: str) -> str:
-        """The text with the schema of each service in the place of `<service>`."""
+        """The text with the schema of each service in the place of `<service>`, and the tests' role for `<role>`."""
+        text = text.replace("<role>", quote_ident(self.role))
         for service, schema in self.schemas.items():
             text = text.replace(f"<{service}>", quote_ident(schema))
         return text
@@ -168,14 +181,12 @@ class Ground:
         asked = self.workshop.ask(self.recipe.ask, services)
         async with self._home() as home:
             self.built = await home.build(asked.plan, asked.others)
+        role = await self._connection(0)
         async with self.workshop.superuser() as superuser:
-            await superuser.execute(f"set search_path = {self.path}")
-            for statement in self.recipe.by_superuser:
-                await superuser.execute(self.sql(statement))
-        connection = await self._connection(0)
-        for statement in self.recipe.by_role:
-            await connection.execute(self.sql(statement))
-        await connection.close()
+            await superuser.execute(f"set search_path = {self.path}; set client_min_messages = error")
+            for by_superuser, statement in self.recipe.then:
+                await (superuser if by_superuser else role).execute(self.sql(statement))
+        await role.close()
 
     async def _settle(self) -> None:
         self._open = AsyncExitStack()
@@ -214,13 +225,15 @@ class Ground:
 
     async def _make_database(self, template: str) -> None:
         await self._on_server(
-            f"create database {self.database} template {template} owner {quote_ident(self._owner)}",
+            f"create database {self.database} template {template} owner {quote_ident(self._owner)}{_STRATEGY}",
             f"grant create on database {self.database} to {quote_ident(self.role)}",
         )
 
     async def _make_role(self) -> None:
         if not self.own:
             await self._on_server(f"create role {self.role} login password '{self.role}'")
+        if self._other:
+            await self._on_server(f"create role {self._other}", f"grant {self._other} to {quote_ident(self.role)}")
 
     async def _on_server(self, *statements: str) -> None:
         server = self.workshop.own

@@ -22,7 +22,7 @@ T = TypeVar("T")
 ALL = Recipe(
     {"depot": migrations.DEPOT_FILES, "shop": migrations.SHOP_FILES, "vault": migrations.VAULT_FILES},
     "shop",
-    by_superuser=migrations.VAULT_BY_SUPERUSER,
+    then=[(True, statement) for statement in migrations.VAULT_BY_SUPERUSER],
 )
 """All services."""
 
@@ -49,14 +49,21 @@ class Yard:
 
 @contextmanager
 def yard_on(
-    server: Endpoint, folder: Path, recipe: Recipe, *, own: bool, engine: Callable[[Ground], Engine] = engine_of_home
+    server: Endpoint,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    own: bool,
+    engine: Callable[[Ground], Engine] = engine_of_home,
+    other: str | None = None,
 ) -> Iterator[Yard]:
     """A yard, of which nothing is left."""
     loop = PrivateLoop()
     stack = AsyncExitStack()
     try:
         loop.run(_autovacuum(server, "set autovacuum = off"))
-        yield Yard(loop.run(stack.enter_async_context(ground_in(folder, server, recipe, own=own, engine=engine))), loop)
+        opening = ground_in(folder, server, recipe, own=own, engine=engine, other=other)
+        yield Yard(loop.run(stack.enter_async_context(opening)), loop)
     finally:
         loop.run(stack.aclose())
         loop.run(_autovacuum(server, "reset autovacuum"))

@@ -105,7 +105,8 @@ delete from scans where id = 2;
 create table events (id bigint generated always as identity, what text, n int);
 
 create table odd_values (
-    f float8, n numeric, fixed numeric(10, 4), c char(5), v varchar, b bytea, j json, jb jsonb, a int[], nested text[][],
+    f float8, n numeric, fixed numeric(10, 4), c char(5), v varchar, b bytea, j json, jb jsonb, a int[],
+    nested text[][],
     p {{schema}}.place, ps {{schema}}.place[], m {{schema}}.mood, t timestamptz, d date, i interval, bits bit(5),
     net inet, u uuid, r int4range, mr int4multirange, s {{schema}}.span, tsv tsvector, q tsquery, o oid, lsn pg_lsn,
     single "char", cls regclass, path path, money money, ti timetz, doubled text generated always as (v || v) stored
@@ -114,8 +115,8 @@ insert into odd_values values
     ('NaN', 'NaN', 1.5, 'ab', '', '\\x00ff', '{"b": 1,   "a": 2}', '{"b": 1, "a": 2}', '[2:3]={1,null}',
     '{{a,"b c"},{null,"NULL"}}', row(null, null), array[row('x,y', 1), null]::{{schema}}.place[], 'sad', 'infinity',
     '-infinity', '1 mon -3 days', '10101', '10.0.0.0/8', '00000000-0000-0000-0000-000000000000', 'empty',
-    '{[1,3),[5,7)}', '[1,2)', 'a:1 b:2A', 'a & !b', 4294967295, 'FF/FF', 'x', '{{schema}}.items', '[(0,0),(1,1)]', '12.34',
-    '04:05:06-08'),
+    '{[1,3),[5,7)}', '[1,2)', 'a:1 b:2A', 'a & !b', 4294967295, 'FF/FF', 'x', '{{schema}}.items', '[(0,0),(1,1)]',
+    '12.34', '04:05:06-08'),
     ('-0', '1.10', -0.0001, 'abcde', E'tab\\t, line\\n, quote '' " \\\\ \\\\N', '', '[]', 'null', '{}', '{}', null,
     '{}', 'happy', '2000-02-29 23:59:60+14', '4714-11-24 BC', '178000000 years', '00000', '::1',
     'ffffffff-ffff-ffff-ffff-ffffffffffff', '(,)', '{}', '(,5]', '', '', 0, '0/0', '', '{{schema}}.readings',
@@ -239,11 +240,13 @@ create view open_orders as select o.id, i.code, o.qty from orders o join {{table
     where o.state = 'new';
 create function through_view() returns trigger language plpgsql as $$
 begin
-    insert into {{tables.orders}} (item, qty) select i.id, new.qty from {{tables.depot.items}} i where i.code = new.code;
+    insert into {{tables.orders}} (item, qty)
+        select i.id, new.qty from {{tables.depot.items}} i where i.code = new.code;
     return new;
 end $$;
 create trigger instead instead of insert on open_orders for each row execute function through_view();
 
+create view simple as select id, what from journal;
 create table ruled (id int, v text);
 create rule also as on insert to ruled do also insert into {{tables.journal}} (what) values ('ruled');
 create rule unchanged as on update to ruled do instead nothing;

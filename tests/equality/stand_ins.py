@@ -9,6 +9,14 @@ from equality.ground import Ground
 
 from pytest_pgdbm.schemas.plan import BuiltSet
 
+_RELATIONS = """
+select c.oid, c.oid::regclass::text as name, c.relkind::text as kind, (
+    select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
+    where attrelid = c.oid and attnum > 0 and attgenerated = '' and not attisdropped
+) as columns
+from pg_class c where relkind in ('r', 'S') and relnamespace::regnamespace::text = any($1)
+"""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -32,20 +40,6 @@ class ByCopy:
         return Given()
 
 
-@dataclass
-class Sabotage(ByCopy):
-    """Wrong: does all that, and then this."""
-
-    ground: Ground
-    statement: str
-
-    async def recycle(self, built: BuiltSet) -> Given:
-        """The same but for one thing."""
-        await self.ground.restore()
-        await self.ground.superuser.execute(f"set search_path = {self.ground.path}; {self.statement}")
-        return Given()
-
-
 class Careless:
     """Wrong: deletes rows, inserts the first ones again and sets sequences back, and looks at nothing else."""
 
@@ -56,14 +50,8 @@ class Careless:
     async def settle_in(self, built: BuiltSet) -> None:
         """Notes rows and sequences."""
         connection = self.ground.superuser
-        await connection.execute("create schema kept")
-        rows = await connection.fetch(
-            "select c.oid, c.oid::regclass::text as name, c.relkind::text as kind, (select string_agg(quote_ident(attname),"
-            " ', ' order by attnum) from pg_attribute where attrelid = c.oid and attnum > 0 and attgenerated = '' and"
-            " not attisdropped) as columns from pg_class c"
-            " where relkind in ('r', 'S') and relnamespace::regnamespace::text = any($1)",
-            list(built.schemas.values()),
-        )
+        await connection.execute("drop schema if exists kept cascade; create schema kept")
+        rows = await connection.fetch(_RELATIONS, list(built.schemas.values()))
         statements = ["set session_replication_role = replica"]
         for row in rows:
             if row["kind"] == "S":

@@ -48,6 +48,17 @@ where c.relnamespace = 'pg_catalog'::regnamespace and c.relkind = 'r' and not c.
 order by c.relname, a.attnum
 """
 
+# What sessions keep for themselves; its numbers are new in each session.
+_TEMPORARY = """
+with spaces as (select oid from pg_catalog.pg_namespace where nspname ~ '^pg_(toast_)?temp_'),
+temporary(oids) as materialized (
+    select array(
+        select oid from spaces
+        union all select oid from pg_catalog.pg_proc where pronamespace in (select oid from spaces)
+    )
+)
+"""
+
 _ONE = ("oid", "regproc", "regprocedure", "regclass", "regtype", "regoper", "regoperator", "regnamespace")
 _MANY = ("oidvector", "oid[]")
 
@@ -94,20 +105,28 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """A query for one row: the catalog, and a sum over all rows that are not the system's."""
+        """A query for one row: the catalog, and a sum over all rows that are of objects neither the system's nor
+        temporary.
+        """
         row = f"row({', '.join(self.values.values())})::text"
+        own = " and oid <> all((select oids from temporary)::oid[])" if self.has_oid else ""
         return (
             f"select '{self.name}', count(*) || ':' || coalesce(sum(hashtextextended({row}, 0)), 0)"
             f" from pg_catalog.{self.name} where {self.is_not_systems}"
+            f" and not {self.references} && (select oids from temporary){own}"
         )
 
     @property
     def rows(self) -> str:
-        """A query for those rows: the number of each, what it refers to, and its columns as JSON."""
+        """A query for those rows: the number of each, what it refers to, and its columns as JSON.
+
+        What says that an object is part of another one counts as the object's.
+        """
         values = {name: value for name, value in self.values.items() if self.name != "pg_enum" or name != "oid"}
         pairs = ", ".join(f"'{name}', {value}" for name, value in values.items())
+        own = "oid" if self.has_oid else "case deptype when 'i' then objid end" if self.name == "pg_depend" else "null"
         return (
-            f"select '{self.name}' as catalog, {'oid' if self.has_oid else '0'}::oid as oid, {self.references} as refs,"
+            f"select '{self.name}' as catalog, coalesce({own}, 0::oid) as oid, {self.references} as refs,"
             f" jsonb_build_object({pairs})::text as line from pg_catalog.{self.name} where {self.is_not_systems}"
         )
 
@@ -115,6 +134,8 @@ class Catalog:
     def names(self) -> str:
         """A query for the name of each object that has a number."""
         identity = f"(pg_identify_object('pg_catalog.{self.name}'::regclass, oid, 0)).identity"
+        if self.name.startswith("pg_publication"):  # its name is not the set's affair
+            identity = f"regexp_replace({identity}, '(in publication )?[^ ]+$', '')"
         return f"select oid, '{self.name} ' || {identity} as name from pg_catalog.{self.name} where oid >= {FIRST}"
 
 
@@ -131,7 +152,7 @@ class Catalogs:
 
     def __init__(self, connection: asyncpg.Connection, catalogs: Sequence[Catalog]) -> None:
         self._connection = connection
-        self._digests = "\nunion all ".join(catalog.digest for catalog in catalogs)
+        self._digests = _TEMPORARY + "\nunion all ".join(catalog.digest for catalog in catalogs)
         self._rows = "\nunion all ".join(catalog.rows for catalog in catalogs)
         named = (catalog for catalog in catalogs if catalog.has_oid and catalog.name != "pg_enum")
         self._names = "\nunion all ".join(catalog.names for catalog in named)

@@ -13,7 +13,7 @@ from equality import acts
 from equality.acts import Act
 from equality.after import used
 from equality.dumps import dumps_differ
-from equality.ground import CLEAN_AT_RELEASE, Ground, execute
+from equality.ground import CLEAN_AT_RELEASE, execute
 from equality.grounds import ALL, SIMPLE, Yard, server_of, yard_on
 from equality.vocabulary import DEPOT, SHOP, VAULT, Table
 from hypothesis import HealthCheck, Phase, note, settings
@@ -162,7 +162,7 @@ def machine_of(player: Player) -> type[RuleBasedStateMachine]:
         def change_structure(self, connection: int, act: Act) -> None:
             player.play(connection, act)
 
-        @precondition(lambda self: player.costs)
+        @precondition(lambda self: bool(player.costs))
         @rule()
         def give_back(self) -> None:
             self.sound = False  # unless all goes well
@@ -201,3 +201,20 @@ def test_what_is_recycled_is_what_it_was(player: Player, capsys: pytest.CaptureF
             print(f"\n  {number:5d} {what}", end="")
         for what, number in player.reasons.most_common(40):
             print(f"\n  {number:5d} {what}", end="")
+
+
+async def _uses(player: Player, times: int) -> list[dict[str, list[str]]]:
+    """What comes of a set that is used again and again."""
+    found, ground = [], player.ground
+    await ground.restore()
+    for _ in range(times):
+        found.append(await used(ground, ground.connections[0]))
+        if await ground.recycle():
+            await ground.restore()
+        await ground.clean()
+    return found
+
+
+def test_a_set_that_was_used_much_is_used_the_same_again(player: Player) -> None:
+    first, *others = player.yard.do(_uses(player, 4))
+    assert {what: first[what] for other in others for what in first if other[what] != first[what]} == {}

@@ -50,7 +50,8 @@ DEPOT = [
     Table(
         "<depot>.items",
         "code, name, stock, feeling, made_at, cost, tags, extra, note",
-        "'c' || i, repeat('n', i % 50), i % 7, 'sad', row('s' || i, i)::<depot>.place, '[1,2)', array['t' || i % 5], '{\"a\": 1}', 'x'",
+        "'c' || i, repeat('n', i % 50), i % 7, 'sad', row('s' || i, i)::<depot>.place, '[1,2)', array['t' || i % 5],"
+        " '{\"a\": 1}', 'x'",
         "name = name || 'x', stock = coalesce(stock, 0) + 1",
         "id",
     ),
