@@ -1,0 +1,83 @@
+"""Grounds for the tests of a module: on the run's server, in a thread of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from equality import migrations
+from equality.ground import Engine, Ground, Recipe, ground_in
+from workshop import connected
+
+from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.loop import PrivateLoop
+from pytest_pgdbm.fixtures import SESSION
+from pytest_pgdbm.ground.records import Endpoint
+
+T = TypeVar("T")
+
+ALL = Recipe(
+    {"depot": migrations.DEPOT_FILES, "shop": migrations.SHOP_FILES, "vault": migrations.VAULT_FILES},
+    "shop",
+    then=[(True, statement) for statement in migrations.VAULT_BY_SUPERUSER],
+)
+"""All services."""
+
+SIMPLE = Recipe({"depot": migrations.DEPOT_FILES, "shop": migrations.SHOP_FILES}, "shop")
+"""Those that any role can give back."""
+
+
+def engine_of_home(ground: Ground) -> Engine:
+    """What the plugin itself uses."""
+    return ground.home
+
+
+class Yard:
+    """A ground, and the thread in which all is done with it."""
+
+    def __init__(self, ground: Ground, loop: PrivateLoop) -> None:
+        self.ground = ground
+        self._loop = loop
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Does it."""
+        return self._loop.run(work)
+
+
+@contextmanager
+def yard_on(
+    server: Endpoint,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    own: bool,
+    engine: Callable[[Ground], Engine] = engine_of_home,
+    other: str | None = None,
+) -> Iterator[Yard]:
+    """A yard, of which nothing is left."""
+    loop = PrivateLoop()
+    stack = AsyncExitStack()
+    try:
+        loop.run(_autovacuum(server, "set autovacuum = off"))
+        opening = ground_in(folder, server, recipe, own=own, engine=engine, other=other)
+        yield Yard(loop.run(stack.enter_async_context(opening)), loop)
+    finally:
+        loop.run(stack.aclose())
+        loop.run(_autovacuum(server, "reset autovacuum"))
+        loop.close()
+
+
+async def _autovacuum(server: Endpoint, how: str) -> None:
+    # It would come in between, and hold rows for a moment that a page is about to be pruned of.
+    async with connected(login.dsn(server, server.database, server.admin)) as connection:
+        await connection.execute(f"alter system {how}")
+        await connection.execute("select pg_reload_conf()")
+
+
+def server_of(request: pytest.FixtureRequest) -> Endpoint:
+    """The run's server, started."""
+    request.getfixturevalue("pgdbm_server")
+    return request.config.stash[SESSION]._get_endpoint()

@@ -1,0 +1,220 @@
+"""Whatever tests do to a set, the next one gets it as it was when it was first leased, or anew."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+from equality import acts
+from equality.acts import Act
+from equality.after import used
+from equality.dumps import dumps_differ
+from equality.ground import CLEAN_AT_RELEASE, execute
+from equality.grounds import ALL, SIMPLE, Yard, server_of, yard_on
+from equality.vocabulary import DEPOT, SHOP, VAULT, Table
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+PROGRAMS = int(os.environ.get("EQUALITY_PROGRAMS", "50"))
+"""How many programs are played for each role: random ones if this is said, else always the same."""
+
+CONNECTIONS = st.integers(0, 2)
+
+
+class Player:
+    """Plays what tests do, and gives the set back. Nothing is in doubt afterwards, or it raises."""
+
+    def __init__(self, yard: Yard, tables: list[Table], *, own: bool) -> None:
+        self.yard = yard
+        self.ground = yard.ground
+        self.tables = tables
+        self.own = own
+        self.costs: set[str] = set()
+        self.tally: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.first_use = yard.do(self._first_use())
+
+    async def _first_use(self) -> dict[str, list[str]]:
+        await self.ground.restore()
+        return await used(self.ground, self.ground.connections[0])
+
+    def play(self, connection: int, act: Act) -> None:
+        """What one connection does. That it fails is as good as that it works."""
+        note(f"{connection}: {act!r}")
+        said = self.yard.do(self._play(self.ground.connections[connection], act))
+        if not said or "concurrently" in act.sql:  # which leaves something behind when it fails
+            self.costs.add(act.cost)
+
+    async def _play(self, connection: asyncpg.Connection, act: Act) -> str:
+        if act.rows is None:
+            return await execute(connection, self.ground.sql(act.sql))
+        try:
+            await self._copy(connection, act)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            return str(error)
+        return ""
+
+    async def _copy(self, connection: asyncpg.Connection, act: Act) -> None:
+        schema, table, column = act.into
+        source = io.BytesIO("".join(f"{row}\n" for row in act.rows or ()).encode())
+        await connection.copy_to_table(table, schema_name=self.ground.schemas[schema], columns=[column], source=source)
+
+    def give_back(self, *, thoroughly: bool) -> None:
+        """The end of a test."""
+        self.yard.do(self._give_back(thoroughly))
+
+    async def _give_back(self, thoroughly: bool) -> None:
+        if await self._given_back() and thoroughly:
+            assert dumps_differ(*await self.ground.dumps()) == []
+            use = await used(self.ground, self.ground.connections[0])
+            assert {what: (self.first_use[what], use[what]) for what in use if use[what] != self.first_use[what]} == {}
+            self.costs.add("ordinary")
+            await self._given_back()
+
+    async def _given_back(self) -> bool:
+        for connection in self.ground.connections:
+            await execute(connection, CLEAN_AT_RELEASE)
+        why = await self.ground.recycle()
+        self.tally[f"{'dropped' if why else 'recycled'} after acts that cost {' '.join(sorted(self.costs))}"] += 1
+        if why:
+            self.reasons[why] += 1
+            assert self._may_be_dropped(), f"it had to be dropped: {why}"
+            await self.ground.restore()
+        else:
+            await self.ground.clean()
+            assert await self.ground.differences() == []
+        self.costs = set()
+        return not why
+
+    def _may_be_dropped(self) -> bool:
+        return "any" in self.costs or ("ordinary" in self.costs and not self.own)
+
+    def begin(self) -> None:
+        """Before the first test."""
+        self.costs = set()
+        self.yard.do(self.ground.restore())
+
+
+def machine_of(player: Player) -> type[RuleBasedStateMachine]:
+    """The machine that thinks up what is played."""
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sound = True
+
+        @initialize()
+        def begin(self) -> None:
+            player.begin()
+
+        @rule(connection=CONNECTIONS, act=acts.writes(player.tables))
+        def write(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, some=st.lists(acts.writes(player.tables), min_size=1, max_size=5))
+        def write_much(self, connection: int, some: list[Act]) -> None:
+            for act in some:
+                player.play(connection, act)
+
+        @rule(
+            connection=CONNECTIONS,
+            act=acts.writes(player.tables),
+            end=st.sampled_from(["commit", "rollback", "savepoint a; select 1 / 0", "prepare transaction 'half'"]),
+        )
+        def write_in_transaction(self, connection: int, act: Act, end: str) -> None:
+            for each in (Act("begin"), act, Act(end)):
+                player.play(connection, each)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.CONTROL))
+        def control(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=acts.sequences())
+        def count(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.FAILURES))
+        def fail(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.SESSION))
+        def change_session(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.MAINTENANCE))
+        def maintain(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.VIEWS))
+        def refresh(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.HARMLESS))
+        def change_nothing(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @rule(connection=CONNECTIONS, act=st.sampled_from(acts.DDL))
+        def change_structure(self, connection: int, act: Act) -> None:
+            player.play(connection, act)
+
+        @precondition(lambda self: bool(player.costs))
+        @rule()
+        def give_back(self) -> None:
+            self.sound = False  # unless all goes well
+            player.give_back(thoroughly=False)
+            self.sound = True
+
+        def teardown(self) -> None:
+            if self.sound:
+                player.give_back(thoroughly=True)
+
+    return Machine
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["superuser", "ordinary role"])
+def player(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
+    own = request.param
+    recipe, tables = (ALL, [*DEPOT, *SHOP, *VAULT]) if own else (SIMPLE, [*DEPOT, *SHOP])
+    with yard_on(server_of(request), tmp_path_factory.mktemp("ground"), recipe, own=own) as yard:
+        yield Player(yard, tables, own=own)
+
+
+def test_what_is_recycled_is_what_it_was(player: Player, capsys: pytest.CaptureFixture[str]) -> None:
+    thought_up = settings(
+        max_examples=PROGRAMS,
+        stateful_step_count=15,
+        deadline=None,
+        derandomize="EQUALITY_PROGRAMS" not in os.environ,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    run_state_machine_as_test(machine_of(player), settings=thought_up)
+    with capsys.disabled():
+        for what, number in sorted(player.tally.items()):
+            print(f"\n  {number:5d} {what}", end="")
+        for what, number in player.reasons.most_common(40):
+            print(f"\n  {number:5d} {what}", end="")
+
+
+async def _uses(player: Player, times: int) -> list[dict[str, list[str]]]:
+    """What comes of a set that is used again and again."""
+    found, ground = [], player.ground
+    await ground.restore()
+    for _ in range(times):
+        found.append(await used(ground, ground.connections[0]))
+        if await ground.recycle():
+            await ground.restore()
+        await ground.clean()
+    return found
+
+
+def test_a_set_that_was_used_much_is_used_the_same_again(player: Player) -> None:
+    first, *others = player.yard.do(_uses(player, 4))
+    assert {what: first[what] for other in others for what in first if other[what] != first[what]} == {}
