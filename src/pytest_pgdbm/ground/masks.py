@@ -23,7 +23,7 @@ _QUOTED = re.compile(
 )
 # In a query string it ends at the next '&name=', in a key-value string at a space without '\'.
 _PLAIN = re.compile(
-    r"(?P<head>password\s*=\s*)(?![\"'\s])(?P<secret>(?:\\.|(?!&\w+=)\S)+)",
+    r"(?P<head>(?P<query>[?&])?password\s*=\s*)(?![\"'\s])(?P<secret>(?:\\.|(?(query)(?!&\w+=))\S)+)",
     re.IGNORECASE | re.DOTALL,
 )
 
