@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,16 @@ from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.recycling import function
 from pytest_pgdbm.schemas.recycling.function import CHANGED, HELD, Found
 from pytest_pgdbm.schemas.recycling.inventory import Relation
-from pytest_pgdbm.schemas.recycling.pristine import WAITS, Pristine, Unrecyclable, flush, note, read_rows, vacuum
+from pytest_pgdbm.schemas.recycling.pristine import (
+    WAITS,
+    Pristine,
+    Unrecyclable,
+    flush,
+    note,
+    read_files,
+    read_rows,
+    vacuum,
+)
 from pytest_pgdbm.schemas.watched import FAILURES
 
 HOLDERS_WAIT = 0.2
@@ -86,6 +96,7 @@ class Recycler:
         if truncated or views:
             await _expect_same(connection, pristine)
         if touched or views:
+            pristine.files = await read_files(connection, pristine.seeded)
             recyclable.session = -1  # the function knows the rows by their writers
 
     async def _looked_at(self, connection: asyncpg.Connection, recyclable: Recyclable) -> Found:
@@ -99,6 +110,7 @@ class Recycler:
             found = await self._empty(connection, recyclable)
         if found.state == CHANGED:
             await _expect_same(connection, recyclable.pristine, found.structure)
+            await _disown_moved(connection, recyclable.pristine)
             recyclable.session = -1  # it may look for other OIDs now
             found = await self._empty(connection, recyclable)
             if found.state != function.EMPTIED:
@@ -164,6 +176,14 @@ async def _refresh(connection: asyncpg.Connection, pristine: Pristine, views: Se
     await vacuum(connection, views)
     filled = [view for view in views if view.oid in pristine.copies]
     pristine.seeded.update(await read_rows(connection, filled))
+
+
+async def _disown_moved(connection: asyncpg.Connection, pristine: Pristine) -> None:
+    """Takes rows that were all written anew, perhaps in another order, for rows that are not as they were."""
+    now = await read_files(connection, pristine.seeded)
+    for oid, file in pristine.files.items():
+        if now.get(oid) != file:
+            pristine.seeded[oid] = dataclasses.replace(pristine.seeded[oid], writers=())
 
 
 async def _expect_same(connection: asyncpg.Connection, pristine: Pristine, structure: str | None = None) -> None:

@@ -50,13 +50,18 @@ class Unrecyclable(Exception):
 
 @dataclass
 class Pristine:
-    """A set as it was first leased. `values` are those of the sequences, `copies` the rows that were there."""
+    """A set as it was first leased.
+
+    `values` are those of the sequences, `copies` the rows that were there, `files` the numbers of the files of tables
+    with such rows, all by OID.
+    """
 
     schemas: Sequence[str]
     inventory: Inventory
     fingerprint: Fingerprint
     seeded: dict[int, SeededRows]
     values: Mapping[int, tuple[int, bool]]
+    files: dict[int, int]
     copies: dict[int, Copy]
 
     def definition(self, name: str) -> str:
@@ -82,7 +87,7 @@ async def note(connection: asyncpg.Connection, schemas: Collection[str]) -> Pris
     _check(inventory, seeded)
     values = await _values(connection, inventory.sequences)
     taken = await fingerprint.take(connection, list(schemas))
-    pristine = Pristine(list(schemas), inventory, taken, seeded, values, {})
+    pristine = Pristine(list(schemas), inventory, taken, seeded, values, await read_files(connection, seeded), {})
     try:
         for relation in filled:
             pristine.copies[relation.oid] = await copy(connection, relation)
@@ -90,6 +95,12 @@ async def note(connection: asyncpg.Connection, schemas: Collection[str]) -> Pris
         pristine.close()
         raise
     return pristine
+
+
+async def read_files(connection: asyncpg.Connection, oids: Iterable[int]) -> dict[int, int]:
+    """The number of each relation's file now; what writes all rows anew, as CLUSTER does, takes a new one."""
+    query = "select c.oid, c.relfilenode from pg_catalog.pg_class c where c.oid = any($1::oid[])"
+    return {row["oid"]: row["relfilenode"] for row in await connection.fetch(query, list(oids))}
 
 
 async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation]) -> dict[int, SeededRows]:
