@@ -35,7 +35,7 @@ class Found:
     `structure` the look at the catalogs. `dirty` are OIDs of tables that had no
     rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views` of
     materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
-    have been emptied. Tables that only gained rows have lost those.
+    have been emptied. `gained` are tables that only gained rows, and have lost them.
     """
 
     state: str
@@ -45,6 +45,7 @@ class Found:
     touched: Sequence[int]
     views: Sequence[int]
     large: Sequence[int]
+    gained: Sequence[int]
 
 
 def call(name: str) -> str:
@@ -63,7 +64,7 @@ def definition(
     return (
         f"create or replace function pg_temp.{name}(expected text, since int8,"
         " out state text, out reached int8, out structure text,"
-        " out dirty oid[], out touched oid[], out views oid[], out large oid[])"
+        " out dirty oid[], out touched oid[], out views oid[], out large oid[], out gained oid[])"
         f" language plpgsql as {quote_literal(body)}"
     )
 
@@ -73,8 +74,8 @@ def _body(
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
-    yield "declare n bigint; k bigint; more oid[] = '{}'; now pg_snapshot = pg_catalog.pg_current_snapshot();"
-    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}';"
+    yield "declare n bigint; k bigint; now pg_snapshot = pg_catalog.pg_current_snapshot();"
+    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}';"
     yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
     yield f"if {_held(inventory.lockable)} then state := '{HELD}'; return; end if;"
     yield from _sequences([each for each in inventory.sequences if each.unlogged], values)
@@ -84,7 +85,7 @@ def _body(
     if empty:
         yield f"dirty := {_with_pages(empty)};"
     for table in filled:
-        yield _compared(table, seeded[table.oid], lost="touched", gained="touched" if table.deleting else "more")
+        yield _compared(table, seeded[table.oid], lost="touched", gained="touched" if table.deleting else "gained")
     if not inventory.superuser:
         yield from _referring_too(filled)
     yield from _views(inventory.views, seeded)
@@ -151,7 +152,7 @@ def _emptied(group: Sequence[Relation], seeded: Mapping[int, SeededRows]) -> str
     oids = _oids(table.oid for table in group)
     first, *others = (_deletion(table, seeded.get(table.oid)) for table in group)
     ring = "with " + ", ".join(f"d{number} as ({other})" for number, other in enumerate(others)) if others else ""
-    return f"if (dirty || touched || more) && {oids} and not large && {oids} then {ring} {first}; end if;"
+    return f"if (dirty || touched || gained) && {oids} and not large && {oids} then {ring} {first}; end if;"
 
 
 def _deletion(table: Relation, rows: SeededRows | None) -> str:

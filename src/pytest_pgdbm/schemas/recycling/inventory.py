@@ -45,6 +45,17 @@ where n.nspname = any($1) and c.relkind in ('r', 'p', 'm', 'S')
 order by c.oid
 """
 
+# In these a scan finds rows in the order of their keys and places. Others keep the shape that all rows gave them which
+# were ever there.
+_SHAPELESS = ["btree", "gin", "brin"]
+
+_SHAPED = """
+select x.indrelid as relation, format('%I.%I', n.nspname, c.relname) as index
+from pg_catalog.pg_index x join pg_catalog.pg_class c on c.oid = x.indexrelid
+join pg_catalog.pg_am a on a.oid = c.relam join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = any($1) and c.relkind = 'i' and a.amname <> all($2) order by c.oid
+"""
+
 _LOCKABLE = """
 select array_agg(distinct n.oid) || array_agg(c.oid) filter (where c.relkind in ('r', 'p', 'm', 'S', 'v', 'f'))
 from pg_catalog.pg_namespace n left join pg_catalog.pg_class c on c.relnamespace = n.oid
@@ -82,11 +93,13 @@ class Relation:
 class Inventory:
     """The relations of a set by OID, in the order they were made.
 
-    `lockable` are the OIDs of all that a transaction locks which works in the set, the schemas among them.
+    `lockable` are the OIDs of all that a transaction locks which works in the set, the schemas among them; `shaped` are
+    the quoted names of indexes, by relation, that have to be built anew to be as in a fresh table.
     """
 
     relations: Mapping[int, Relation]
     lockable: Sequence[int]
+    shaped: Mapping[int, Sequence[str]]
     superuser: bool
 
     @cached_property
@@ -125,7 +138,10 @@ async def read_inventory(connection: asyncpg.Connection, schemas: Collection[str
     rows = await connection.fetch(_RELATIONS, list(schemas), _FIRING[superuser], superuser)
     lockable = await connection.fetchval(_LOCKABLE, list(schemas))
     relations = {row["oid"]: Relation(**row) for row in rows}
-    return Inventory(relations, lockable, superuser)
+    shaped: dict[int, list[str]] = {}
+    for row in await connection.fetch(_SHAPED, list(schemas), _SHAPELESS):
+        shaped.setdefault(row["relation"], []).append(row["index"])
+    return Inventory(relations, lockable, shaped, superuser)
 
 
 def _referring_first(tables: Sequence[Relation]) -> Iterator[list[Relation]]:

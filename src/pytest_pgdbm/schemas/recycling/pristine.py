@@ -166,7 +166,19 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[
     for relation in (each for each in filled if each.oid in loose and each.kind == "r"):
         await connection.execute(f"vacuum (full) {relation}")
         await vacuum(connection, [relation], waits=WAITS_FOR_A_START)
+    await reshape(connection, inventory, [each.oid for each in filled])
     return filled
+
+
+async def reshape(connection: asyncpg.Connection, inventory: Inventory, oids: Iterable[int]) -> bool:
+    """Builds indexes of these relations anew that rows leave a mark in which are not there any more.
+
+    Returns whether there are any.
+    """
+    indexes = [index for oid in oids for index in inventory.shaped.get(oid, ())]
+    for index in indexes:
+        await connection.execute(f"reindex index {index}")
+    return bool(indexes)
 
 
 async def _look_at_rows(connection: asyncpg.Connection, relations: Sequence[Relation]) -> list[asyncpg.Record]:

@@ -31,8 +31,9 @@ class Copy:
     async def is_like(self, connection: asyncpg.Connection) -> bool:
         """Whether the relation holds the same rows in the same order now."""
         now = await copy(connection, self.relation)
-        self.rows.seek(0)
         with now.rows:
+            self.rows.seek(0)
+            now.rows.seek(0)
             return _equal(self.rows, now.rows)
 
     def close(self) -> None:
