@@ -392,7 +392,7 @@ async def test_the_factory_blocks_nobody(pgdbm_db):
     task = asyncio.create_task(turn())
     await pgdbm_db("users", fresh=True)
     task.cancel()
-    assert turns > 10
+    assert turns > 1
 
 class TestIsolated(unittest.IsolatedAsyncioTestCase):
     @pytest.fixture(autouse=True)
@@ -710,6 +710,40 @@ def test_sessions_outlive_their_loop_clean(
 ) -> None:
     result = loops.run_apart(*arguments, test=SUCCESSIVE)
     result.assert_outcomes(passed=12 * (2 if "--dist=each" in arguments else 1))
+    assert_nothing_left()
+
+
+TIGHT = """
+import asyncio
+import pytest
+from help import check, fill, in_a_thread
+
+@pytest.mark.parametrize("time", range(4))
+async def test_one_loop_after_another(users_db, time):
+    await check(users_db)
+    await fill(users_db.pool)
+
+@pytest.mark.parametrize("time", range(2))
+def test_in_a_thread(users_db, time):
+    in_a_thread(fill(users_db.pool))
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("time", range(2))
+async def test_in_a_loop_that_stays(users_db, pgdbm_pool, time):
+    await check(users_db)
+    await fill(pgdbm_pool)
+    assert pgdbm_pool.get_size() == pgdbm_pool.get_max_size() == 3
+"""
+
+
+def test_sessions_that_wait_for_a_loop_are_of_the_workers_share(
+    loops: Project, query: Query, assert_nothing_left: Callable[[], None]
+) -> None:
+    name = query("select current_database()")[0][0]
+    query(f'alter database "{name}" connection limit 8')  # for each of two workers one that builds, and three
+    result = loops.run_apart("-n2", "--dist=each", test=TIGHT)
+    result.assert_outcomes(passed=16)
+    query(f'alter database "{name}" connection limit -1')
     assert_nothing_left()
 
 

@@ -11,16 +11,16 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import asyncpg
 
+from pytest_pgdbm.connections.acquiring import Acquiring
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool, is_closed, terminate
 from pytest_pgdbm.connections.parking import ParkedConnections
-from pytest_pgdbm.connections.places import Place, caller
+from pytest_pgdbm.connections.places import Place
 
 MOST_PARKED = 10
 """How many server connections at most wait for the next loop."""
@@ -82,11 +82,11 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """A connection of the running loop's pool; to be awaited, or entered by `async with`."""
-        return _Acquire(self, timeout, None)
+        return Acquiring(self._take, self.release, timeout, None)
 
     def acquire_for(self, owner: object) -> Any:
         """As `acquire`, and remembers the owner while the connection is out."""
-        return _Acquire(self, None, owner)
+        return Acquiring(self._take, self.release, None, owner)
 
     async def release(self, connection: Any, *, timeout: float | None = None) -> None:
         """Gives a connection back to the pool that it came from."""
@@ -256,32 +256,3 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
             return []
         activities = await self._end_backends([checkout.pid for checkout in checkouts])
         return [each._replace(activity=activities.get(each.pid)) for each in checkouts]
-
-
-class _Acquire:
-    """What `acquire()` returns: awaitable, and an asynchronous context manager, as asyncpg's own."""
-
-    __slots__ = ("_connection", "_owner", "_place", "_pool", "_timeout")
-
-    def __init__(self, pool: SharedPool, timeout: float | None, owner: object | None) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        self._owner = owner
-        self._place = caller()
-        self._connection: Any = None
-
-    async def __aenter__(self) -> Any:
-        self._connection = await self._pool._take(self._timeout, self._owner, self._place)
-        return self._connection
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        connection, self._connection = self._connection, None
-        await self._pool.release(connection)
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._pool._take(self._timeout, self._owner, self._place).__await__()
