@@ -101,7 +101,7 @@ class Session:
     def prepare(self) -> None:
         """Starts the server and what stands on it, if that has not been done; from any thread."""
         with self._turn:
-            self._get_endpoint()
+            _ = self._database
             _ = self._leases
 
     def psql(self) -> str | None:
@@ -198,9 +198,12 @@ class Session:
 
     @cached_property
     def _database(self) -> str:
-        from pytest_pgdbm.schemas.home import make_database
+        from pytest_pgdbm.schemas.databases import end_database, make_database
 
-        return self.loop.run(make_database(self._get_endpoint(), self.run))
+        endpoint = self._get_endpoint()
+        database = self.loop.run(make_database(endpoint, self.run), _load)
+        self._closers.append(lambda: self.loop.run(end_database(endpoint, self.run)))
+        return database
 
     @cached_property
     def _path(self) -> SearchPath:
@@ -244,11 +247,16 @@ class Session:
         from pytest_pgdbm.connections.login import first_login
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
-        return self.loop.run(first_login(endpoint, application_name=application, patience=patience))
+        return self.loop.run(first_login(endpoint, application_name=application, patience=patience), _load_pgdbm)
+
+
+def _load_pgdbm() -> None:
+    """Loads what takes longest."""
+    import pgdbm  # noqa: F401
 
 
 def _load() -> None:
-    """Loads what the work on the server needs, pgdbm above all; that takes as long as a server's start."""
+    """Loads all that the work on the server needs; that takes as long as a server's start."""
     import pytest_pgdbm.leasing.leases  # noqa: F401
 
 
