@@ -322,7 +322,7 @@ def _search_path(given: _Given) -> str:
 def _keep_alive(given: _Given) -> float | None:
     minutes = 0.0 if given.text == "off" else _number(given.text)
     if minutes is None or not 0 <= minutes <= _LONGEST:
-        raise given.wrong(f"{given.text!r} is not a time; give a number of minutes, or off")
+        raise given.wrong(f"{given.text!r} is not a time; give a number of minutes, a week at most, or off")
     return minutes or None
 
 

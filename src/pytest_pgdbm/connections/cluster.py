@@ -15,7 +15,7 @@ from pytest_pgdbm.ground.names import is_ours, quote_ident
 # administration uses, as far as all that can be made in it shows in them: each costs a third of a millisecond.
 # https://www.postgresql.org/docs/current/catalogs-overview.html
 _CATALOGS = (
-    *("pg_authid", "pg_auth_members", "pg_db_role_setting", "pg_tablespace"),
+    *("pg_authid", "pg_auth_members", "pg_db_role_setting", "pg_tablespace", "pg_shdescription"),
     *("pg_namespace", "pg_class", "pg_proc", "pg_type", "pg_extension", "pg_default_acl", "pg_event_trigger"),
 )
 
@@ -23,8 +23,6 @@ _REMEDY = "leave --pgdbm-keep-alive out"
 _OTHERS = """
 select 'pg_database', d.oid::text || d.xmin::text, d.datname from pg_catalog.pg_database d
 union all select 'pg_file_settings', sourcefile || name, setting from pg_catalog.pg_file_settings
-union all select 'pg_replication_slots', slot_name, '' from pg_catalog.pg_replication_slots
-union all select 'pg_prepared_xacts', gid, '' from pg_catalog.pg_prepared_xacts
 """
 
 
@@ -69,8 +67,9 @@ async def state(connection: asyncpg.Connection) -> str:
 
     The connection is one of a superuser to the database that administration uses.
     """
+    catalogs = [*_CATALOGS, "pg_parameter_acl"] if connection.get_server_version().major >= 15 else _CATALOGS
     counts = " union all ".join(
-        f"select '{name}', count(*)::text, max(xmin::text::bigint)::text from pg_catalog.{name}" for name in _CATALOGS
+        f"select '{name}', count(*)::text, max(xmin::text::bigint)::text from pg_catalog.{name}" for name in catalogs
     )
     rows = await connection.fetch(f"{counts} union all {_OTHERS}")
     told = sorted(tuple(map(str, row)) for row in rows if row[0] != "pg_database" or not is_ours(row[2]))
