@@ -101,7 +101,7 @@ class Session:
     def prepare(self) -> None:
         """Starts the server and what stands on it, if that has not been done; from any thread."""
         with self._turn:
-            _ = self._database
+            self._get_endpoint()
             _ = self._leases
 
     def psql(self) -> str | None:
@@ -201,7 +201,7 @@ class Session:
         from pytest_pgdbm.schemas.databases import end_database, make_database
 
         endpoint = self._get_endpoint()
-        database = self.loop.run(make_database(endpoint, self.run), _load)
+        database = self.loop.run(make_database(endpoint, self.run))
         self._closers.append(lambda: self.loop.run(end_database(endpoint, self.run)))
         return database
 
@@ -247,16 +247,11 @@ class Session:
         from pytest_pgdbm.connections.login import first_login
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
-        return self.loop.run(first_login(endpoint, application_name=application, patience=patience), _load_pgdbm)
-
-
-def _load_pgdbm() -> None:
-    """Loads what takes longest."""
-    import pgdbm  # noqa: F401
+        return self.loop.run(first_login(endpoint, application_name=application, patience=patience))
 
 
 def _load() -> None:
-    """Loads all that the work on the server needs; that takes as long as a server's start."""
+    """Loads what the work on the server needs, pgdbm above all; that takes as long as a server's start."""
     import pytest_pgdbm.leasing.leases  # noqa: F401
 
 
