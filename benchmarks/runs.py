@@ -77,6 +77,12 @@ def finish(command: list[str], environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
+def stop_kept(cache: Path) -> None:
+    """Stops the servers that runs with this cache have kept."""
+    variables = {**environment(Path(os.devnull), {}), "PGDBM_CACHE_DIR": str(cache)}
+    finish([sys.executable, "-m", "pytest", "-c", str(SUITES / "pytest.ini"), "--pgdbm-kept=stop"], variables)
+
+
 def command(suite: str, options: Iterable[str] = (), plugins: Iterable[str] = _WANTED) -> list[str]:
     """The command line for a suite; of the installed pytest plugins only these are loaded."""
     others = sorted({point.name for point in entry_points(group="pytest11")} - set(plugins))

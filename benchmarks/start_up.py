@@ -8,10 +8,11 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.containers import Watcher
-from benchmarks.runs import WITHOUT_PLUGIN, Runner, Seen
+from benchmarks.runs import WITHOUT_PLUGIN, Runner, Seen, stop_kept
 
 _Side = Callable[[], Seen]
 
@@ -57,19 +58,27 @@ def embedded(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
 
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        seen = _alternate(
-            "embedded server",
-            processes,
-            {
-                _NEW: new,
-                _COPIED: lambda: runner.run("plugin", options=_EMBEDDED, cache=cache, migrations=migrations),
-                _NONE: lambda: runner.run("no_server", options=WITHOUT_PLUGIN),
-            },
-        )
+        with_cache = partial(runner.run, "plugin", cache=cache, migrations=migrations)
+        try:
+            seen = _alternate(
+                "embedded server",
+                processes,
+                {
+                    _NEW: new,
+                    _COPIED: lambda: with_cache(options=_EMBEDDED),
+                    _KEPT: lambda: with_cache(options=(*_EMBEDDED, "--pgdbm-keep-alive=5")),
+                    _NONE: lambda: runner.run("no_server", options=WITHOUT_PLUGIN),
+                },
+            )
+        finally:
+            stop_kept(cache)
+    what = "first test on an embedded server"
     return [
-        _difference(f"first test on an embedded server, {_NEW}", seen, "first_body", None, (_NEW, _NONE)),
-        _difference(f"first test on an embedded server, {_COPIED}", seen, "first_body", 0.350, (_COPIED, _NONE)),
-        _difference("the same until the process has ended, the server stopped", seen, "wall", None, (_COPIED, _NONE)),
+        _difference(f"{what}, {_NEW}", seen, "first_body", None, (_NEW, _NONE)),
+        _difference(f"{what}, {_COPIED}", seen, "first_body", 0.350, (_COPIED, _NONE)),
+        _difference(f"{what}, {_KEPT}", seen, "first_body", 0.100, (_KEPT, _NONE)),
+        _difference(f"until the process has ended, {_COPIED}", seen, "wall", None, (_COPIED, _NONE)),
+        _difference(f"until the process has ended, {_KEPT}", seen, "wall", None, (_KEPT, _NONE)),
     ]
 
 
@@ -90,6 +99,7 @@ def container(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
 _EMBEDDED = ("--pgdbm-server=embedded",)
 _NEW = "cluster made anew"
 _COPIED = "cluster cached"
+_KEPT = "server kept"
 _NONE = "no database"
 
 

@@ -26,6 +26,7 @@ FLOORS = {
     "report": POLICY,
     "services": HANDS,
     "servers.choosing": POLICY,
+    "servers.keeping": POLICY,
     "servers": HANDS,
     "keeper": HANDS,
     "connections": HANDS,

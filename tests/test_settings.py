@@ -41,6 +41,7 @@ def test_without_anything_given_each_setting_has_its_default() -> None:
         search_path=Setting(None, "default"),
         role=Setting("user", "default"),
         reuse=Setting("on", "default"),
+        keep_alive=Setting(None, "default"),
         migration_timeout=Setting(None, "default"),
     )
     assert changed(settings) == []
@@ -70,7 +71,7 @@ def test_each_option_has_three_spellings() -> None:
     spellings = {option.stem: (option.flag, option.env, option.dest) for option in OPTIONS}
     assert list(spellings) == [
         *("url", "server", "server-bin", "server-version", "image"),
-        *("extensions", "search-path", "role", "reuse", "migration-timeout"),
+        *("extensions", "search-path", "role", "reuse", "keep-alive", "migration-timeout"),
     ]
     assert spellings["server-bin"] == ("--pgdbm-server-bin", "PGDBM_SERVER_BIN", "pgdbm_server_bin")
     assert all(option.help for option in OPTIONS)
@@ -165,6 +166,25 @@ def test_what_is_no_time_is_refused(timeout: str) -> None:
 
 def test_a_time_is_taken_in_seconds() -> None:
     assert resolved({"migration-timeout": "2.5"}).migration_timeout.value == 2.5
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("30", 30), ("0.5", 0.5), ("0", None), ("off", None), ("10080", 10080)])
+def test_a_server_is_kept_for_so_many_minutes(text: str, minutes: float | None) -> None:
+    assert resolved({"keep-alive": text}).keep_alive.value == minutes
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "10081", "on", "30m", "OFF"])
+def test_what_is_no_number_of_minutes_is_refused(text: str) -> None:
+    message = f"--pgdbm-keep-alive: {text!r} is not a time; give a number of minutes, a week at most, or off"
+    assert refusal(cli={"keep-alive": text}) == message
+
+
+def test_a_setting_that_the_chosen_server_does_not_have_is_told() -> None:
+    assert changed(resolved({"keep-alive": "30", "server": "container"})) == [
+        "server=container (from --pgdbm-server)",
+        "keep-alive=30 (from --pgdbm-keep-alive; not used, since server=container)",
+    ]
+    assert changed(resolved({"keep-alive": "2.5"})) == ["keep-alive=2.5 (from --pgdbm-keep-alive)"]
 
 
 @pytest.mark.parametrize("image", ["postgres", "postgres:17-alpine", "ghcr.io/a/b_c:1.0", "localhost:5000/x@sha256:0a"])

@@ -37,8 +37,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar = option.metavar or "|".join(option.choices)
         group.addoption(option.flag, dest=option.dest, default=None, metavar=metavar, help=option.help)
         parser.addini(option.dest, option.help, type=option.ini_type, default=None)
+    group.addoption(
+        "--pgdbm-kept", choices=("list", "stop"), help="show the servers that --pgdbm-keep-alive has kept, or stop them"
+    )
     services_help = "services, a line each: name = folder of its migrations"
     parser.addini("pgdbm_services", services_help, type="linelist", default=[])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Shows or stops the kept servers, and runs no test."""
+    if config.option.pgdbm_kept is None:
+        return None
+    from pytest_pgdbm.servers import keeping
+
+    told = keeping.stop(os.environ) if config.option.pgdbm_kept == "stop" else keeping.listed(os.environ)
+    print("\n".join(told))
+    return 0
 
 
 @pytest.hookimpl(trylast=True)

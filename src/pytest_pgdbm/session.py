@@ -198,9 +198,12 @@ class Session:
 
     @cached_property
     def _database(self) -> str:
-        from pytest_pgdbm.schemas.home import make_database
+        from pytest_pgdbm.schemas.databases import end_database, make_database
 
-        return self.loop.run(make_database(self._get_endpoint(), self.run))
+        endpoint = self._get_endpoint()
+        database = self.loop.run(make_database(endpoint, self.run))
+        self._closers.append(lambda: self.loop.run(end_database(endpoint, self.run)))
+        return database
 
     @cached_property
     def _path(self) -> SearchPath:

@@ -27,6 +27,7 @@ Lookup: TypeAlias = "Callable[[str], object | None]"
 
 DEFAULT = "default"
 _OWN_SCHEMA = "$service"
+_LONGEST = 7 * 24 * 60
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Settings:
 
     `server_bin` is an absolute path, `server_version` the wanted version as `16` or `16.4`.
     `search_path` is None where pgdbm's own default stays, else its entries as `pg_catalog, public`,
-    or `none`. `migration_timeout` is in seconds; None means without end.
+    or `none`. `keep_alive` is in minutes; None means not at all. `migration_timeout` is in seconds;
+    None means without end.
     """
 
     url: Setting[SecretUrl | None]
@@ -55,6 +57,7 @@ class Settings:
     search_path: Setting[str | None]
     role: Setting[Role]
     reuse: Setting[Reuse]
+    keep_alive: Setting[float | None]
     migration_timeout: Setting[float | None]
 
 
@@ -145,6 +148,11 @@ OPTIONS: tuple[Option, ...] = (
         default="on",
     ),
     Option(
+        "keep-alive",
+        "keep the embedded server for the next run, for so many minutes after the last one (default: off)",
+        metavar="MINUTES",
+    ),
+    Option(
         "migration-timeout",
         "how long one migration may take (default: without end)",
         metavar="SECONDS",
@@ -185,11 +193,17 @@ def changed(settings: Settings) -> list[str]:
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     return masked(str(value))
 
 
+_USED_BY = {"url": "url", "keep_alive": "embedded"}
+
+
 def _unused_note(field: str, settings: Settings) -> str:
-    if field != "url" or settings.server.value in ("auto", "url"):
+    used = _USED_BY.get(field)
+    if used is None or settings.server.value in ("auto", used):
         return ""
     return f"; not used, since server={settings.server.value}"
 
@@ -305,12 +319,23 @@ def _search_path(given: _Given) -> str:
     return ", ".join(entries)
 
 
-def _migration_timeout(given: _Given) -> float:
+def _keep_alive(given: _Given) -> float | None:
+    minutes = 0.0 if given.text == "off" else _number(given.text)
+    if minutes is None or not 0 <= minutes <= _LONGEST:
+        raise given.wrong(f"{given.text!r} is not a time; give a number of minutes, a week at most, or off")
+    return minutes or None
+
+
+def _number(text: str) -> float | None:
     try:
-        seconds = float(given.text)
+        return float(text)
     except ValueError:
-        seconds = math.nan
-    if seconds > 0 and math.isfinite(seconds):
+        return None
+
+
+def _migration_timeout(given: _Given) -> float:
+    seconds = _number(given.text)
+    if seconds is not None and seconds > 0 and math.isfinite(seconds):
         return seconds
     raise given.wrong(f"{given.text!r} is not a time; give a number of seconds above 0, or nothing for no limit")
 
@@ -409,5 +434,6 @@ _READERS: dict[str, Callable[[_Given], object]] = {
     "image": _image,
     "extensions": _extensions,
     "search-path": _search_path,
+    "keep-alive": _keep_alive,
     "migration-timeout": _migration_timeout,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_pgdbm.ground.errors import PgdbmError, ServerFailed
 from pytest_pgdbm.ground.records import Process, Run
-from pytest_pgdbm.keeper import join, leave_run
+from pytest_pgdbm.keeper import join, kept, leave_run
 from pytest_pgdbm.servers.base import Job
 
 
@@ -20,6 +20,8 @@ class Actor:
         controller = order["controller"] and Process(*order["controller"])
         self.run = Run(id=order["run"], folder=Path(order["folder"]), controller=controller)
         self.job = Job.from_json(order["job"])
+        self.place = order["place"]
+        self.kept = None
         self.holding = None
 
     def join(self):
@@ -40,6 +42,25 @@ class Actor:
             raise ServerFailed("the first try failed", "try harder")
 
         self.holding.once(make, timeout=30)
+
+    def take(self):
+        self.kept = kept.take(Path(self.place["parent"]), self.place["key"], self.run, self.place["seconds"])
+        return {"taken": self.kept is not None, "known": self.kept and self.kept.known}
+
+    def start_kept(self):
+        return vars(self.kept.start(self.job))
+
+    def note(self):
+        self.kept.note({"port": 12345, "password": "hunter2"})
+
+    def break_job(self):
+        self.job = Job.from_json({**self.job.to_json(), "installation": "/nowhere"})
+
+    def end_kept(self):
+        return [kept.end(one) for one in kept.seen(Path(self.place["parent"]))]
+
+    def sweep(self):
+        kept.sweep(Path(self.place["parent"]))
 
     def hang(self):
         """Starts the server and then never comes to an end, inside `once`."""

@@ -72,7 +72,7 @@ def a_job(run, **changes):
 class ActorProcess:
     """A process that takes part in a run."""
 
-    def __init__(self, run, job=None, *, prefix=(), python=sys.executable, env=None):
+    def __init__(self, run, job=None, *, prefix=(), python=sys.executable, env=None, place=None):
         self.run = run
         self.job = job or a_job(run)
         self.process = subprocess.Popen(
@@ -84,7 +84,7 @@ class ActorProcess:
             text=True,
         )
         controller = run.controller and [run.controller.pid, run.controller.started]
-        order = {"run": run.id, "folder": str(run.folder), "controller": controller}
+        order = {"run": run.id, "folder": str(run.folder), "controller": controller, "place": place}
         self.tell(json.dumps({**order, "job": self.job.to_json()}))
 
     @property

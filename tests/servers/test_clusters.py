@@ -389,7 +389,7 @@ def test_another_c_library_or_set_of_locales_has_another_cluster(installation, m
 
 def test_the_cache_lies_in_the_users_cache_folder_or_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    who = f"clusters-{os.getuid()}"
+    who = f"user-{os.getuid()}"
     assert cache.cache_folder({}) == tmp_path / "pytest-pgdbm" / who
     assert cache.cache_folder({"PGDBM_CACHE_DIR": ""}) == tmp_path / "pytest-pgdbm" / who
     assert cache.cache_folder({"PGDBM_CACHE_DIR": "/srv/cache"}) == Path("/srv/cache") / who

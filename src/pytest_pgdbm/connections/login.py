@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
+from pytest_pgdbm.connections import cluster
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
@@ -96,17 +97,20 @@ def _session(endpoint: Endpoint) -> dict[str, str]:
 async def first_login(endpoint: Endpoint, *, application_name: str, patience: float = 0.0) -> Endpoint:
     """Logs in as the administrator and returns the endpoint with what was found: version, limits.
 
-    On a server of our own it makes the ordinary role. `patience` is for how many seconds a server that is still
-    starting is tried again. Raises ServerFailed, with the cause in words and what mends it.
+    On a server of our own it makes the ordinary role; on one that was kept it puts the cluster in order. `patience` is
+    for how many seconds a server that is still starting is tried again. Raises ServerFailed, with the cause in words
+    and what mends it.
     """
     connection = await _patiently(endpoint, application_name, patience)
     try:
         found = await _look(endpoint, connection)
-        if endpoint.own:
+        if endpoint.kept:
+            await cluster.check(connection, endpoint.kept)
+        elif endpoint.own:
             await _make_role(connection, endpoint)
         else:
             await _check_rights(endpoint, connection)
-        return found
+        return dataclasses.replace(found, kept=await cluster.state(connection)) if endpoint.kept == "" else found
     finally:
         await connection.close()
 

@@ -83,7 +83,9 @@ class Endpoint:
 
     `admin` makes databases, extensions and roles; `login` is whom tests and migrations run as (the same over a
     URL). `database` is where the first connection goes. `socket_dir` is set where a Unix socket can be used.
-    `url` is what the user gave, for kind `url` only. `why` says in a few words how the server was chosen.
+    `url` is what the user gave, for kind `url` only. `why` says in a few words how the server was chosen. `kept` is
+    for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
+    first login; None for all other servers.
     """
 
     kind: ServerKind
@@ -99,10 +101,11 @@ class Endpoint:
     sharedir: str | None = None
     max_connections: int = 100
     reserved_connections: int = 3
+    kept: str | None = None
 
     @property
     def own(self) -> bool:
-        """Whether the plugin started this server, for this run alone."""
+        """Whether the plugin started this server, which no other run uses now."""
         return self.kind != "url"
 
     def to_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from pytest_pgdbm.servers.base import Job, Server, new_record
 from pytest_pgdbm.servers.owned import server_for
 
 _POLL = 0.1
-_LOOK_AT_SERVER = 10  # polls
+_POLL_KEPT = 1.0
+_LOOK_AT_SERVER = 1.0
 _REMEDY = "this is a fault of pytest-pgdbm: please report it, with the lines above"
 
 
@@ -53,6 +55,7 @@ class Keeper:
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._asked_to_end = False
         self._bell = Bell()
+        self._held = time.monotonic()
 
     def keep(self) -> None:
         """Starts the server, answers, and stays until the end, for the folder if there is no server."""
@@ -108,15 +111,27 @@ class Keeper:
             self._answers.put(_failure(error))
 
     def _stay(self, serves: bool) -> None:
-        polls = 0
+        looked = time.monotonic()
         while self._is_wanted() or not self._ended():
-            self._bell.wait(_POLL)
-            polls += 1
-            if serves and polls % _LOOK_AT_SERVER == 0:
+            # Nobody waits for the end of a server that is kept.
+            self._bell.wait(_POLL_KEPT if holders.patience(self._folder) else _POLL)
+            if serves and time.monotonic() - looked >= _LOOK_AT_SERVER:
+                looked = time.monotonic()
                 self._look_at_server()
 
     def _is_wanted(self) -> bool:
-        return not self._asked_to_end and holders.anyone(self._folder)
+        """Whether somebody holds the server, or is still expected to."""
+        if self._asked_to_end:
+            return False
+        now = time.monotonic()
+        if holders.anyone(self._folder):
+            self._held = now
+            return True
+        stale.clear_runs(self._folder)
+        return now - self._held < holders.patience(self._folder) and not self._has_died()
+
+    def _has_died(self) -> bool:
+        return self._server is not None and self._server.died() is not None
 
     def _look_at_server(self) -> None:
         why = self._server.died() if self._server is not None else None

@@ -74,6 +74,15 @@ def clear_if_abandoned(folder: Path) -> bool:
     return True
 
 
+def clear_runs(folder: Path) -> None:
+    """Clears what runs have left that held this server, and have all been killed."""
+    for lease, run in holders.ended_runs(folder):
+        with contextlib.suppress(OSError, PgdbmError):
+            if run.exists():
+                clear_if_abandoned(run)
+            lease.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Clears the folders of dead runs beside this one. What cannot be cleared stays for the next run."""
     for other in folder.parent.glob(f"pgdbm-{folders.user()}-*"):

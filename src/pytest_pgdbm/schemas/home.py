@@ -14,9 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import asyncpg
-
-from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
@@ -25,7 +22,6 @@ from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
-from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.ground.records import Endpoint, Run
 from pytest_pgdbm.schemas import extensions
 from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
@@ -236,26 +232,3 @@ def _server_failures_told(plan: Plan) -> Iterator[None]:
     except FAILURES as error:
         names = ", ".join(map(repr, plan.names))
         raise BuildError(f"the schemas of {names} could not be made: {masked(str(error))}") from error
-
-
-async def make_database(endpoint: Endpoint, run: Run) -> str:
-    """This worker's own database on a server of our own; the endpoint's database over a URL."""
-    if not endpoint.own:
-        return endpoint.database
-    database = names.database_name(run=run.id, worker=run.worker)
-    application = names.application_name(run=run.id, worker=run.worker, part="set-up")
-    connection: Any = await login.connect(endpoint, endpoint.database, endpoint.admin, application_name=application)
-    try:
-        await connection.execute(_create(database, endpoint))
-    except asyncpg.PostgresError as error:
-        raise BuildError(f"database {database!r} could not be made: {error}") from error
-    finally:
-        await connection.close()
-    return database
-
-
-def _create(database: str, endpoint: Endpoint) -> str:
-    # Copying the files takes a quarter of the time of logging every page; the checkpoints that it needs cost nothing
-    # where nothing waits for disks. https://www.postgresql.org/docs/current/sql-createdatabase.html
-    strategy = "strategy file_copy" if int(endpoint.version.partition(".")[0]) >= 15 else ""
-    return f"create database {quote_ident(database)} owner {quote_ident(endpoint.login.user)} {strategy}"

@@ -31,11 +31,11 @@ def cluster_file(installation: Installation, environ: Mapping[str, str]) -> Path
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path | None:
-    """The folder of the caller's clusters, which need not exist; None if it would lie in another user's folder.
+    """The folder of what is the caller's, which need not exist; None if it would lie in another user's folder.
 
     The latter happens to a root who has kept somebody's HOME, as `sudo` may do.
     """
-    name = f"clusters-{os.geteuid()}" if hasattr(os, "geteuid") else "clusters"
+    name = f"user-{os.geteuid()}" if hasattr(os, "geteuid") else "user"
     if given := environ.get(VARIABLE):
         return Path(given).expanduser().absolute() / name
     import platformdirs

@@ -6,15 +6,17 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pytest_pgdbm.ground.errors import Attempt, NoServer, ServerFailed
 from pytest_pgdbm.ground.records import Endpoint, Login, Run, ServerKind
 from pytest_pgdbm.keeper import Holding
+from pytest_pgdbm.keeper.kept import KeptServer
 from pytest_pgdbm.servers.base import Job, Started
 from pytest_pgdbm.servers.cache import cluster_file
 from pytest_pgdbm.servers.installations import choose_installation
+from pytest_pgdbm.servers.keeping import kept_server
 from pytest_pgdbm.servers.scram import verifier
 from pytest_pgdbm.settings import Settings
 
@@ -69,12 +71,31 @@ def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn, mean
     if kind == "url":
         return _checked(log_in(_given(choice), PATIENCE[kind]), choice)
     job, endpoint = _embedded(choice) if kind == "embedded" else _container(choice)
-    started = holding.start(job, meanwhile)
+    kept = kept_server(job, choice.run, choice.settings) if kind == "embedded" else None
+    found = _again(kept, choice, log_in) if kept is not None else None
+    if found is None:
+        place = holding if kept is None else kept
+        started = place.start(job, meanwhile)
+        try:
+            new = replace(endpoint(started), kept=None if kept is None else "")
+            found = _checked(log_in(new, PATIENCE[kind]), choice)
+        except BaseException:
+            place.stop_server()
+            raise
+    if kept is not None:
+        kept.note(found.to_json())
+    return found
+
+
+def _again(kept: KeptServer, choice: Choice, log_in: LogIn) -> Endpoint | None:
+    """The kept server, if an earlier run has left one that is as it was; what is wrong with it ends with it."""
+    known = kept.known
+    if known is None:
+        return None
     try:
-        return _checked(log_in(endpoint(started), PATIENCE[kind]), choice)
-    except BaseException:
-        holding.stop_server()
-        raise
+        return _checked(log_in(Endpoint.from_json(known), 0.0), choice)
+    except ServerFailed:
+        return None
 
 
 def _checked(endpoint: Endpoint, choice: Choice) -> Endpoint:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_pgdbm.servers import packs
+from pytest_pgdbm.servers.private import is_private, make_private
 
 _UNUSED = 30 * 86400.0
 _HALF_MADE = 3600.0
@@ -56,7 +57,7 @@ class CachedCluster:
         """Writes the file from this data directory; nothing happens where that cannot be done."""
         new = self._file.with_name(f"{self._file.name}.{os.urandom(4).hex()}")
         try:
-            _make_private(self._file.parent)
+            make_private(self._file.parent)
             _tidy(self._file.parent)
             with open(new, "xb", opener=_private) as opened:
                 packs.write(data, opened)
@@ -81,7 +82,7 @@ class CachedCluster:
     def _opened(self) -> Iterator[BinaryIO]:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(self._file, flags), "rb") as opened:
-            if not _is_ours(os.fstat(opened.fileno()), stat.S_IFREG):
+            if not is_private(os.fstat(opened.fileno()), stat.S_IFREG):
                 raise PermissionError(f"{self._file} is not the caller's alone")
             yield opened
 
@@ -102,20 +103,6 @@ class Check:
 
     def _run(self) -> None:
         self._passed = self._look()
-
-
-def _make_private(folder: Path) -> None:
-    """The folder, which only the caller may write in, made or found. Raises OSError if it is not so."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_ours(folder.lstat(), stat.S_IFDIR):
-        raise PermissionError(f"{folder} is not the caller's alone")
-
-
-def _is_ours(status: os.stat_result, kind: int) -> bool:
-    """Whether it is of this kind, belongs to the caller, and cannot be written by others."""
-    if stat.S_IFMT(status.st_mode) != kind:
-        return False
-    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def _tidy(folder: Path) -> None:
