@@ -21,7 +21,16 @@ from textwrap import dedent
 import pytest
 
 import pytest_pgdbm
-from pytest_pgdbm import Database, DatabaseFactory, PgdbmServer, Service, pgdbm_db
+from pytest_pgdbm import (
+    Database,
+    DatabaseFactory,
+    PgdbmServer,
+    Service,
+    WholeDatabase,
+    WholeDatabaseFactory,
+    pgdbm_database,
+    pgdbm_db,
+)
 from pytest_pgdbm.settings import OPTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -271,7 +280,15 @@ def check_pytest(block: Block, words: list[str], help_text: str) -> None:
 def test_only_variables_and_settings_that_exist_are_named() -> None:
     known = {option.env for option in OPTIONS} | {"PGDBM_CACHE_DIR"}
     dests = {option.dest for option in OPTIONS}
-    fixtures = {"pgdbm_db", "pgdbm_server", "pgdbm_url", "pgdbm_pool", "pgdbm_pool_options", "pgdbm_services"}
+    fixtures = {
+        "pgdbm_db",
+        "pgdbm_database",
+        "pgdbm_server",
+        "pgdbm_url",
+        "pgdbm_pool",
+        "pgdbm_pool_options",
+        "pgdbm_services",
+    }
     for page in PROSE:
         text = page.read_text(encoding="utf-8")
         assert set(re.findall(r"\bPGDBM_\w+", text)) <= known, page
@@ -331,9 +348,10 @@ def test_the_reference_has_every_fixture_with_its_scope(pytester: pytest.Pyteste
 
 def test_the_reference_has_every_parameter_and_attribute() -> None:
     text = (DOCS / "reference" / "fixtures.md").read_text(encoding="utf-8")
-    functions = [pgdbm_db, Service, DatabaseFactory.__call__]
+    functions = [pgdbm_db, pgdbm_database, Service, DatabaseFactory.__call__, WholeDatabaseFactory.__call__]
     names = {name for function in functions for name in inspect.signature(function).parameters} - {"self"}
     names |= {field.name for field in fields(PgdbmServer)}
+    names |= {name for name in vars(WholeDatabase) if not name.startswith("_")}
     names |= {name for name in vars(Database) if not name.startswith("_") and name not in _PGDBMS_OWN}
     for name in names:
         assert re.search(rf"`[^`]*\b{name}\b[^`]*`", text), name

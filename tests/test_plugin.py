@@ -333,16 +333,16 @@ def test_no_server_is_started_where_none_is_needed(own_server_project: Project, 
 
 
 def test_the_fixtures_are_described(project: Project) -> None:
-    project.write("test_it.py", "def test(): pass")
+    declared = "shop_db = pgdbm_database('users', 'orders', scope='module')\nevery_db = pgdbm_database()\n"
+    project.write("test_it.py", f"from pytest_pgdbm import pgdbm_database\n{declared}def test(): pass")
     result = project.run("--fixtures")
-    result.stdout.fnmatch_lines(
-        [
-            "pgdbm_server *scope*",
-            "*The run's Postgres server: kind, version, host, port, user, database, url;*",
-            "users_db -- *",
-            "*Database of 'users' on a freshly migrated schema of this function.*",
-        ]
-    )
+    for name, text in [
+        ("pgdbm_server *scope*", "*The run's Postgres server: kind, version, host, port, user, database, url;*"),
+        ("users_db -- *", "*Database of 'users' on a freshly migrated schema of this function.*"),
+        ("shop_db *scope*", "*Whole database of 'users' and 'orders', freshly migrated for this module.*"),
+        ("every_db -- *", "*Whole database of all services, freshly migrated for this function.*"),
+    ]:
+        result.stdout.fnmatch_lines([name, text])
 
 
 def test_the_header_tells_the_server_and_what_was_changed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ def test_without_anything_given_each_setting_has_its_default() -> None:
         extensions=Setting((), "default"),
         search_path=Setting(None, "default"),
         role=Setting("user", "default"),
+        isolation=Setting("schema", "default"),
         reuse=Setting("on", "default"),
         keep_alive=Setting(None, "default"),
         migration_timeout=Setting(None, "default"),
@@ -71,7 +72,7 @@ def test_each_option_has_three_spellings() -> None:
     spellings = {option.stem: (option.flag, option.env, option.dest) for option in OPTIONS}
     assert list(spellings) == [
         *("url", "server", "server-bin", "server-version", "image"),
-        *("extensions", "search-path", "role", "reuse", "keep-alive", "migration-timeout"),
+        *("extensions", "search-path", "role", "isolation", "reuse", "keep-alive", "migration-timeout"),
     ]
     assert spellings["server-bin"] == ("--pgdbm-server-bin", "PGDBM_SERVER_BIN", "pgdbm_server_bin")
     assert all(option.help for option in OPTIONS)

@@ -6,6 +6,7 @@ The conftest makes its fixtures known to all tests.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from pytest_pgdbm.ground.records import Endpoint, Run
 from pytest_pgdbm.leasing.resolver import Asked, Library, Resolver
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet
+from pytest_pgdbm.schemas.site import Common
 
 
 class Workshop:
@@ -73,6 +75,7 @@ class Workshop:
         path: str | None = None,
         timeout: float | None = None,
         extensions: Sequence[str] = (),
+        worker: str = "main",
     ) -> AsyncIterator[Home]:
         """A place to build in, as the session makes it; by URL, or as on a server of the plugin's own."""
         endpoint = self.own if own else await self.by_url(url or self.url)
@@ -81,16 +84,10 @@ class Workshop:
         opening = Opening(endpoint, self.database, application_name=application, path=chosen, size=4, options={})
         pool = SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4)
         self._pools.append(pool)
-        home = Home(
-            endpoint,
-            self.run,
-            database=self.database,
-            pool=pool,
-            path=chosen,
-            pinned=chosen.for_pool(PGDBM_PATH),
-            timeout=timeout,
-            extensions=extensions,
-        )
+        pinned = chosen.for_pool(PGDBM_PATH)
+        run = dataclasses.replace(self.run, worker=worker)
+        common = Common(endpoint, run, chosen, pinned, timeout, frozenset(extensions))
+        home = Home(common, self.database, pool)
         try:
             yield home
         finally:

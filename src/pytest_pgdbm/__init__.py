@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.manager import Database
-    from pytest_pgdbm.fixtures import pgdbm_db
+    from pytest_pgdbm.fixtures import pgdbm_database, pgdbm_db
     from pytest_pgdbm.ground.errors import (
         BuildError,
         ConfigError,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from pytest_pgdbm.ground.records import PgdbmServer
     from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
+    from pytest_pgdbm.leasing.whole import WholeDatabase, WholeDatabaseFactory
     from pytest_pgdbm.services.service import Seed, Service
 
 __all__ = [
@@ -45,6 +46,9 @@ __all__ = [
     "SeedError",
     "Service",
     "UnknownService",
+    "WholeDatabase",
+    "WholeDatabaseFactory",
+    "pgdbm_database",
     "pgdbm_db",
 ]
 
@@ -55,6 +59,9 @@ _HOME = {
     "PgdbmServer": "ground.records",
     "Seed": "services.service",
     "Service": "services.service",
+    "WholeDatabase": "leasing.whole",
+    "WholeDatabaseFactory": "leasing.whole",
+    "pgdbm_database": "fixtures",
     "pgdbm_db": "fixtures",
 }
 

@@ -12,15 +12,16 @@ import pytest
 
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
-from pytest_pgdbm.services.declarations import Declaration, Scope
+from pytest_pgdbm.services.declarations import Declaration, Scope, check_name, check_scope
 from pytest_pgdbm.services.service import PathLike, Seed, Service
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.pools import SharedPool
     from pytest_pgdbm.ground.records import PgdbmServer
-    from pytest_pgdbm.leasing.factory import DatabaseFactory
+    from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
     from pytest_pgdbm.leasing.resolver import Library, Resolver
     from pytest_pgdbm.leasing.tenants import Tenant
+    from pytest_pgdbm.leasing.whole import WholeDatabaseFactory
     from pytest_pgdbm.session import Session
 
 T = TypeVar("T")
@@ -68,17 +69,42 @@ def pgdbm_db(
         Declaration(name=name, origin=origin, line=caller.f_lineno, scope=scope, **given)
         for name in services or (None,)
     ]
-    return _fixture(declarations, scope)
+    made = _fixture(lambda factory: factory.ask(declarations, own=True), scope, _describe(declarations))
+    setattr(made, _MARK, tuple(declarations))
+    return made
 
 
-def _fixture(declarations: Sequence[Declaration], scope: Scope) -> Any:
+def pgdbm_database(*services: str, scope: Scope = "function") -> Any:
+    """Makes the fixture that gives a `WholeDatabase`: these services in a database of their own, by their real names.
+
+    In a conftest or test module: `shop_db = pgdbm_database("users", "orders")`; without names, all services that the
+    tests know. Services are declared by `pgdbm_db`, by the ini or by their folders. With a `scope` wider than
+    `function` the tests of that scope share one database and see each other's rows.
+
+    Raises ConfigError for values that cannot be right.
+    """
+    for name in services:
+        check_name(name, "pgdbm_database")
+    check_scope(scope)
+    named = " and ".join(map(repr, services)) or "all services"
+    text = f"Whole database of {named}, freshly migrated for this {scope}."
+
+    def lease(factory: DatabaseFactory) -> Lease[Any]:
+        from pytest_pgdbm.leasing.whole import WholeDatabase
+
+        return factory.ask_database(services, WholeDatabase, own=True)
+
+    return _fixture(lease, scope, text)
+
+
+def _fixture(lease: Callable[[DatabaseFactory], Lease[Any]], scope: Scope, text: str) -> Any:
     factory_fixture = "pgdbm_db" if scope == "function" else f"_pgdbm_{scope}"
 
     def database(request: pytest.FixtureRequest, **given: DatabaseFactory) -> Any:
         factory = given[factory_fixture]
         factory.tenant.fixtures.add(request.fixturename or "")
         try:
-            return factory.ask(declarations, own=True).get()
+            return lease(factory).get()
         except PgdbmError as error:
             raise _failed(error) from None
 
@@ -86,8 +112,7 @@ def _fixture(declarations: Sequence[Declaration], scope: Scope) -> Any:
     names = ("request", factory_fixture)
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
     database.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    database.__doc__ = _describe(declarations)
-    setattr(database, _MARK, tuple(declarations))
+    database.__doc__ = text
     return pytest.fixture(scope=scope)(database)
 
 
@@ -145,6 +170,14 @@ def pgdbm_db_of_a_test(request: pytest.FixtureRequest) -> DatabaseFactory:
     return _factory(request, lambda: _hosts(request))
 
 
+@pytest.fixture(name="pgdbm_database")
+def pgdbm_database_of_a_test(pgdbm_db: DatabaseFactory) -> WholeDatabaseFactory:
+    """Callable that leases whole databases: await pgdbm_database("users", "orders"), or .get() without a loop."""
+    from pytest_pgdbm.leasing.whole import WholeDatabaseFactory
+
+    return WholeDatabaseFactory(pgdbm_db)
+
+
 def _wide(scope: Scope) -> Any:
     def factory(request: pytest.FixtureRequest) -> DatabaseFactory:
         return _factory(request, lambda: ())
@@ -165,7 +198,8 @@ def _factory(request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant
     session: Session = request.getfixturevalue("_pgdbm_run")
     label = request.node.nodeid or "the session"
     reuse = _marked(request.node, "reuse") or session.settings.reuse.value
-    tenant = Tenant(label, _marked_path(request.node), reuse=reuse == "on")
+    isolation = _marked(request.node, "isolation") or session.settings.isolation.value
+    tenant = Tenant(label, _marked_path(request.node), reuse=reuse == "on", isolation=isolation)
     request.node.stash.setdefault(_TENANTS, []).append(tenant)
     request.addfinalizer(lambda: session.revoke(tenant))
     return DatabaseFactory(session, tenant, _told(lambda: _resolver(request)), hosts)

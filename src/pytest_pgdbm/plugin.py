@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _KEPT = pytest.StashKey[list[str]]()
 _WORKERS = pytest.StashKey[list[report.Told]]()
 _MARKER = (
-    "pgdbm(seed={service: seeds}, search_path=, reuse=): choices of pytest-pgdbm for a test; seed replaces the declared"
-    " seeds of the named services"
+    "pgdbm(seed={service: seeds}, search_path=, isolation=, reuse=): choices of pytest-pgdbm for a test; seed replaces"
+    " the declared seeds of the named services"
 )
-_MARKER_WORDS = ("seed", "search_path", "reuse")
+_MARKER_WORDS = ("seed", "search_path", "isolation", "reuse")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -129,10 +129,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_enter_pdb(config: pytest.Config) -> None:
     """Where a test stands still, how to look into its database."""
-    command = config.stash[SESSION].psql()
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if command and reporter:
-        reporter.write_line(f"pgdbm: {command}")
+    if reporter:
+        for command in config.stash[SESSION].psql():
+            reporter.write_line(f"pgdbm: {command}")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

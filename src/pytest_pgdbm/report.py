@@ -9,7 +9,7 @@ from typing import TypedDict
 from pytest_pgdbm import settings
 from pytest_pgdbm.ground.errors import ServerFailed
 
-OUR_FIXTURES = ("pgdbm_db", "pgdbm_pool", "pgdbm_server", "pgdbm_url")
+OUR_FIXTURES = ("pgdbm_db", "pgdbm_database", "pgdbm_pool", "pgdbm_server", "pgdbm_url")
 _NOT_RUN = "async def functions are not natively supported"
 
 
@@ -71,6 +71,8 @@ def marker_error(test: str, args: Sequence[object], kwargs: Mapping[str, object]
         return f"{test}: @pytest.mark.pgdbm(seed=…) takes the seeds by service: seed={{'users': […]}}"
     if not isinstance(kwargs.get("search_path", ""), str):
         return f"{test}: @pytest.mark.pgdbm(search_path=…) takes a text such as 'pg_catalog, public'"
+    if kwargs.get("isolation", "schema") not in ("schema", "database"):
+        return f"{test}: @pytest.mark.pgdbm(isolation=…) takes 'schema' or 'database'"
     if kwargs.get("reuse", "on") not in ("on", "off"):
         return f"{test}: @pytest.mark.pgdbm(reuse=…) takes 'on' or 'off'"
     return None

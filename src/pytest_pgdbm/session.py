@@ -19,16 +19,19 @@ from pytest_pgdbm.ground.records import Endpoint, PgdbmServer, Run
 from pytest_pgdbm.settings import Settings
 
 if TYPE_CHECKING:
+    from pytest_pgdbm.connections.budget import Budget
     from pytest_pgdbm.connections.loop import PrivateLoop
     from pytest_pgdbm.connections.manager import Database
-    from pytest_pgdbm.connections.opening import Opening
+    from pytest_pgdbm.connections.pool_set import Pools
     from pytest_pgdbm.connections.pools import SharedPool
     from pytest_pgdbm.keeper import Holding
     from pytest_pgdbm.leasing.leaks import Leak
     from pytest_pgdbm.leasing.leases import Leases
     from pytest_pgdbm.leasing.tenants import Tenant
+    from pytest_pgdbm.schemas.database_home import DatabaseHome
     from pytest_pgdbm.schemas.home import Home
     from pytest_pgdbm.schemas.plan import Plan
+    from pytest_pgdbm.schemas.site import Common
 
 SECONDS_FOR_A_SERVER = 300.0
 """How long a process waits for another one that starts the run's server; pulling an image takes its time."""
@@ -39,9 +42,6 @@ _UNTIMED: Mapping[str, Any] = {
     "lock_timeout_ms": None,
     "command_timeout": 86400.0,
 }
-
-MOST_IN_POOL = 10
-FEWEST_IN_POOL = 2
 
 
 class Session:
@@ -68,7 +68,6 @@ class Session:
     def server(self) -> PgdbmServer:
         """The run's server, as users see it. Raises NoServer, once with the whole story."""
         endpoint = self._get_endpoint()
-        url = endpoint.url or endpoint.tcp_url(self._database, endpoint.login)
         return PgdbmServer(
             kind=endpoint.kind,
             version=endpoint.version,
@@ -76,19 +75,13 @@ class Session:
             port=endpoint.port,
             user=endpoint.login.user,
             database=self._database,
-            url=SecretUrl(url),
+            url=SecretUrl(endpoint.url_for(self._database)),
         )
 
     @cached_property
     def pool(self) -> SharedPool:
         """The run's pool: one object, with a real pool in each event loop."""
-        from pytest_pgdbm.connections.pools import SharedPool
-
-        opening = self._opening
-        pool = SharedPool(opening.open, opening.end_backends, min_size=opening.min_size, max_size=opening.max_size)
-        pool.test_name = self.test
-        self._closers.append(pool.end)
-        return pool
+        return self._open_pool(self._database)
 
     async def lease(self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool) -> Mapping[str, Database]:
         """The managers of a set for this tenant; to be run in the private loop."""
@@ -104,13 +97,14 @@ class Session:
             self._get_endpoint()
             _ = self._leases
 
-    def psql(self) -> str | None:
-        """The `psql` command for the schemas that are leased now; None if there are none."""
-        if "_leases" not in self.__dict__ or not self._leases.schemas:
-            return None
+    def psql(self) -> list[str]:
+        """The `psql` commands for the schemas that are leased now, one for each database."""
+        if "_leases" not in self.__dict__:
+            return []
         from pytest_pgdbm.connections import psql
 
-        return psql.command(self._get_endpoint(), self._database, self.run.folder, self._leases.schemas)
+        leased = self._leases.schemas.items()
+        return [psql.command(self._get_endpoint(), at, self.run.folder, schemas) for at, schemas in leased]
 
     @property
     def dropped(self) -> list[str]:
@@ -125,14 +119,14 @@ class Session:
     def begin_test(self, test: str) -> None:
         """Says which test runs now."""
         self.test = test
-        if "pool" in self.__dict__:
-            self.pool.test_name = test
+        if "_pools" in self.__dict__:
+            self._pools.begin_test(test)
 
     def settle(self) -> list[Leak]:
         """Has what was given back made ready for the next tests; returns what was found wrong since the last time."""
         if "pool" not in self.__dict__:
             return []
-        self.pool.next_test()
+        self._pools.next_test()
         if not self._leases.unsettled:
             return []
         if self._leases.may_settle_later:
@@ -159,46 +153,73 @@ class Session:
             self._closers.pop()()
 
     @cached_property
-    def _opening(self) -> Opening:
+    def _budget(self) -> Budget:
+        from pytest_pgdbm.connections.budget import Budget
+
+        return Budget.of(self._get_endpoint(), self.run.workers)
+
+    @cached_property
+    def _pools(self) -> Pools:
+        from pytest_pgdbm.connections.pool_set import Pools
+
+        pools = Pools(self.test)
+        self._closers.append(pools.end)
+        return pools
+
+    def _open_pool(self, database: str) -> SharedPool:
         from pytest_pgdbm.connections.opening import Opening
 
         endpoint = self._get_endpoint()
-        return Opening(
-            endpoint,
-            self._database,
-            application_name=names.application_name(run=self.run.id, worker=self.run.worker, part="pool"),
-            path=self._path,
-            size=pool_size(endpoint, self.run.workers),
-            options={**(_UNTIMED if self.debugged else {}), **self.pool_options},
+        return self._pools.add(
+            Opening(
+                endpoint,
+                database,
+                application_name=names.application_name(run=self.run.id, worker=self.run.worker, part="pool"),
+                path=self._path,
+                size=self._budget.pool,
+                options={**(_UNTIMED if self.debugged else {}), **self.pool_options},
+            )
         )
 
     @cached_property
     def _leases(self) -> Leases:
         from pytest_pgdbm.leasing.leases import Leases
 
-        return Leases(self._home, self.pool)
+        return Leases({"schema": self._home, "database": self._database_home}, self._pools)
 
     @cached_property
     def _home(self) -> Home:
-        from pytest_pgdbm.connections.opening import PGDBM_PATH
         from pytest_pgdbm.schemas.home import Home
 
-        home = Home(
-            self._get_endpoint(),
-            self.run,
-            database=self._database,
-            pool=self.pool,
-            path=self._path,
-            pinned=self._path.for_pool(PGDBM_PATH),
-            timeout=self.settings.migration_timeout.value,
-            extensions=self.settings.extensions.value,
-        )
+        home = Home(self._common, self._database, self.pool)
         self._closers.append(lambda: self.loop.run(home.close()))
         return home
 
     @cached_property
+    def _database_home(self) -> DatabaseHome:
+        from pytest_pgdbm.schemas.database_home import DatabaseHome
+
+        home = DatabaseHome(self._common, self._pools, self._open_pool, self._budget)
+        self._closers.append(lambda: self.loop.run(home.close()))
+        return home
+
+    @cached_property
+    def _common(self) -> Common:
+        from pytest_pgdbm.connections.opening import PGDBM_PATH
+        from pytest_pgdbm.schemas.site import Common
+
+        return Common(
+            self._get_endpoint(),
+            self.run,
+            path=self._path,
+            pinned=self._path.for_pool(PGDBM_PATH),
+            timeout=self.settings.migration_timeout.value,
+            extensions=frozenset(self.settings.extensions.value),
+        )
+
+    @cached_property
     def _database(self) -> str:
-        from pytest_pgdbm.schemas.databases import end_database, make_database
+        from pytest_pgdbm.schemas.workers_database import end_database, make_database
 
         endpoint = self._get_endpoint()
         database = self.loop.run(make_database(endpoint, self.run))
@@ -253,12 +274,3 @@ class Session:
 def _load() -> None:
     """Loads what the work on the server needs, pgdbm above all; that takes as long as a server's start."""
     import pytest_pgdbm.leasing.leases  # noqa: F401
-
-
-def pool_size(endpoint: Endpoint, workers: int) -> int:
-    """The most connections of one loop's pool: a worker's share of what the server lets in, from two to ten.
-
-    One connection of the share is the administration's.
-    """
-    share = (endpoint.max_connections - endpoint.reserved_connections) // max(workers, 1)
-    return max(FEWEST_IN_POOL, min(MOST_IN_POOL, share - 1))

@@ -22,6 +22,7 @@ from pytest_pgdbm.ground.masks import HIDDEN, SecretUrl, masked
 T = TypeVar("T")
 ServerChoice = Literal["auto", "url", "embedded", "container"]
 Role = Literal["user", "superuser"]
+Isolation = Literal["schema", "database"]
 Reuse = Literal["on", "off"]
 Lookup: TypeAlias = "Callable[[str], object | None]"
 
@@ -56,6 +57,7 @@ class Settings:
     extensions: Setting[tuple[str, ...]]
     search_path: Setting[str | None]
     role: Setting[Role]
+    isolation: Setting[Isolation]
     reuse: Setting[Reuse]
     keep_alive: Setting[float | None]
     migration_timeout: Setting[float | None]
@@ -140,6 +142,13 @@ OPTIONS: tuple[Option, ...] = (
         "who tests and migrations run as on a server of the run's own (default: user)",
         choices=("user", "superuser"),
         default="user",
+    ),
+    Option(
+        "isolation",
+        "where a test's services live: as schemas of a shared database (schema, the default), or under their real"
+        " names in a database of the test's own (database)",
+        choices=("schema", "database"),
+        default="schema",
     ),
     Option(
         "reuse",

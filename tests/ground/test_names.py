@@ -115,3 +115,50 @@ def test_a_quoted_literal_reads_back_as_it_was(text: str) -> None:
 def test_application_names_tell_run_worker_and_part_in_63_bytes() -> None:
     assert names.application_name(run="0123456789", worker="gw1", part="admin") == "pgdbm 0123456789 gw1 admin"
     assert len(names.application_name(run="0123456789", worker="w" * 90, part="x" * 90)) == 63
+
+
+@given(RUNS, WORKERS, NUMBERS)
+def test_the_name_of_a_sets_database_reads_back_and_that_of_a_worker_is_none(
+    run: str, worker: str, number: int
+) -> None:
+    name = names.database_name(run=run, worker=worker, number=number)
+    assert names.parse_database(name) == (run, names.worker_name(worker), number)
+    assert names.is_ours(name)
+    assert len(name.encode()) <= 63
+    assert names.parse_database(names.database_name(run=run, worker=worker)) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["postgres", "shop", "pgdbm_0123456789_gw0_x", "pgdbm_0123456789_gw0_01", "pgdbm_1_gw0_1"]
+)
+def test_nobody_elses_database_reads_as_a_sets(name: str) -> None:
+    assert names.parse_database(name) is None
+
+
+@pytest.mark.parametrize(
+    ("service", "schema"),
+    [
+        ("users", "users"),
+        ("order_items", "order_items"),
+        ("_private", "_private"),
+        ("a__b_", "a__b_"),
+        ("public", "public"),
+        ("Users", "users"),
+        ("order-items", "order_items"),
+        ("o'hare", "o_hare"),
+        ("1st", "_1st"),
+        ("pg_lag", "_pg_lag"),
+        ("\N{LATIN SMALL LETTER U WITH DIAERESIS}", "service"),
+        ("x" * 70, "x" * 63),
+    ],
+)
+def test_the_real_name_of_a_service_is_its_own_where_that_is_a_plain_identifier(service: str, schema: str) -> None:
+    assert names.real_name(service) == schema
+
+
+@given(SERVICES)
+def test_every_service_has_a_real_name_that_pgdbm_and_the_server_take(service: str) -> None:
+    name = names.real_name(service)
+    assert re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name, re.ASCII)
+    assert not name.startswith("pg_")
+    assert names.real_name(name) == name

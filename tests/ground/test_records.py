@@ -112,3 +112,26 @@ def test_a_tcp_url_reads_back_whatever_is_in_user_password_and_database(
 def test_a_tcp_url_puts_an_ipv6_address_in_brackets() -> None:
     url = replace(ENDPOINT, host="::1").tcp_url("db", Login("u"))
     assert url == "postgresql://u@[::1]:5432/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("postgresql://u:p@h:5432/db", "postgresql://u:p@h:5432/a%20b"),
+        ("postgres://u@h1:1,h2:2/db?sslmode=require", "postgres://u@h1:1,h2:2/a%20b?sslmode=require"),
+        ("postgresql://h?dbname=db", "postgresql://h/a%20b"),
+        ("postgresql:///db?host=/tmp&database=db&port=1", "postgresql:///a%20b?host=/tmp&port=1"),
+        (
+            "postgresql://u:p%3F%2F@[::1]/db?application_name=x/y",
+            "postgresql://u:p%3F%2F@[::1]/a%20b?application_name=x/y",
+        ),
+    ],
+)
+def test_another_database_of_the_server_at_a_url_has_the_same_url_but_for_its_name(url: str, other: str) -> None:
+    endpoint = replace(ENDPOINT, kind="url", url=url, database="db")
+    assert endpoint.url_for("a b") == other
+    assert endpoint.url_for("db") == url
+
+
+def test_a_database_of_a_server_of_our_own_is_reached_over_tcp() -> None:
+    assert ENDPOINT.url_for("db") == ENDPOINT.tcp_url("db", ENDPOINT.login)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pgdbm.ground.errors import ConfigError, UnknownService
-from pytest_pgdbm.leasing.sets import build_order, component, ties
+from pytest_pgdbm.leasing.sets import build_order, component, needed, ties
 from pytest_pgdbm.services.service import Service
 
 USERS = Service("users")
@@ -41,6 +41,13 @@ def test_a_declared_need_counts_before_one_that_is_found() -> None:
 def test_a_service_with_an_odd_name_is_needed_by_its_plain_form() -> None:
     services = {"orders": Service("x", needs="order_items"), "order-items": USERS}
     assert ties(services, texts)["orders"] == {"order-items": "declared"}
+
+
+def test_what_is_needed_is_found_over_others_but_not_what_needs_it() -> None:
+    tied = {"a": {"b": "x"}, "b": {"c": "x"}, "c": {}, "d": {"c": "x"}}
+    assert needed(["a"], tied) == {"a", "b", "c"}
+    assert needed(["c"], tied) == {"c"}
+    assert needed(["d", "b"], tied) == {"b", "c", "d"}
 
 
 def test_a_declared_need_that_nobody_knows_is_an_error() -> None:

@@ -97,7 +97,7 @@ def test_a_schema_that_something_foreign_uses_stays_and_is_marked(database_url: 
     async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
         await connection.execute(FOREIGN[what].format(s=schema))
         kept = await drop(connection, [schema], proof)
-        assert [each.schema for each in kept] == [schema]
+        assert [each.name for each in kept] == [schema]
         assert "what the plugin did not make depends on it: " in kept[0].why
         assert "theirs" in kept[0].why
         assert await exists(connection, schema)
@@ -155,7 +155,7 @@ def test_of_several_schemas_only_the_used_one_stays(database_url: str) -> None:
         await connection.execute(f"create table {other}.o (id int references {schema}.t)")
         await connection.execute(f"create table public.theirs (id int, mood {schema}.mood)")
         kept = await drop(connection, [other, schema], proof)
-        assert [each.schema for each in kept] == [schema]
+        assert [each.name for each in kept] == [schema]
         assert not await exists(connection, other)
         assert await connection.fetchval("select count(*) from public.theirs") == 0
 

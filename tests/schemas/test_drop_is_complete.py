@@ -236,7 +236,7 @@ def test_what_cascade_would_take_keeps_the_schema(shared_workshop: Workshop, sch
             taken = await would_go(connection, schema, all_.keys() - ours.keys())
             assert taken, "not a case: the server would take nothing of theirs"
             kept = await drop(connection, [schema], proof)
-            assert [each.schema for each in kept] == [schema]
+            assert [each.name for each in kept] == [schema]
             assert any(name in kept[0].why for name in taken), (kept[0].why, taken)
             assert await everything(connection) == all_
             assert await data(connection) == rows

@@ -288,8 +288,7 @@ def test_two_who_build_the_same_service_do_not_wait_for_each_other(workshop: Wor
             end $$;
         """
         asked = workshop.ask("users", {"users": workshop.service("users", meet, module="users")})
-        async with workshop.home() as one, workshop.home() as two:
-            two._run = one._run.__class__(one._run.id, one._run.folder, "gw1")
+        async with workshop.home() as one, workshop.home(worker="gw1") as two:
             built = await asyncio.gather(one.build(asked.plan, ()), two.build(asked.plan, ()))
             assert len({each.schemas["users"] for each in built}) == 2
             assert await one.drop(built) == ([], [])

@@ -27,7 +27,7 @@ create schema orders;
 HEAD = "a migration reached outside its schema"
 REMEDY = (
     "  to mend it: write {{tables.x}} for the service's own tables and {{tables.<service>.x}} for another service's;"
-    " what must lie elsewhere needs a whole database of its own"
+    " what must lie elsewhere needs a database of its own (pgdbm_isolation = database)"
 )
 
 

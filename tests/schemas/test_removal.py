@@ -56,7 +56,7 @@ def test_somebody_who_holds_locks_elsewhere_too_is_left_alone_and_named(workshop
             kept, ended = await home.drop([users, notes])
             assert time.monotonic() - begun < 7
             assert ended == []
-            assert [each.schema for each in kept] == [schema]
+            assert [each.name for each in kept] == [schema]
             role = await backup.fetchval("select current_user")
             who = f"locked by server process {backup.get_server_pid()} ('backup' of role '{role}', idle in transaction)"
             assert kept[0].why == who
@@ -79,7 +79,7 @@ def test_a_set_that_somebody_uses_stays_with_all_that_it_needs(workshop: Worksho
             view = f"create view public.theirs as select * from {built.schemas['orders']}.orders"
             await connection.execute(view)
             kept, _ = await home.drop([built, notes])
-            assert {each.schema: each.why for each in kept} == {
+            assert {each.name: each.why for each in kept} == {
                 built.schemas["orders"]: "what the plugin did not make depends on it: view public.theirs",
                 built.schemas["users"]: "what the plugin did not make depends on it: table constraint"
                 f" orders_user_id_fkey on {built.schemas['orders']}.orders",
@@ -130,7 +130,7 @@ def test_a_server_that_is_gone_is_told(workshop: Workshop) -> None:
                     "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1", workshop.database
                 )
                 kept, _ = await home.drop([built])
-                assert [each.schema for each in kept] == list(built.schemas.values())
+                assert [each.name for each in kept] == list(built.schemas.values())
                 assert "is not currently accepting connections" in kept[0].why
                 await superuser.execute(f"alter database {workshop.database} with allow_connections true")
 

@@ -17,7 +17,6 @@ from schemas import copies, statements
 from workshop import Workshop, connected
 
 from pytest_pgdbm import BuildError, Database, SeedError, Service
-from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.recording import Recorder, Template
@@ -31,7 +30,7 @@ READS_WHAT_IS_APPLIED = "SELECT filename, checksum"
 async def listening(home: Home) -> AsyncIterator[list[str]]:
     """What the home's connection sends meanwhile."""
     sent: list[str] = []
-    async with home._admin.administrator() as connection:
+    async with home._site.admin.administrator() as connection:
         pass
     hear = lambda query: sent.append(query.query)  # noqa: E731
     connection.add_query_logger(hear)
@@ -57,8 +56,7 @@ async def same_when_replayed(
     """
     plan = workshop.ask(list(services)[-1], services).plan
     assert set(plan.names) == set(services)
-    async with workshop.home(**options) as one, workshop.home(**options) as two:
-        two._run = Run(workshop.run.id, workshop.run.folder, "gw1")
+    async with workshop.home(**options) as one, workshop.home(**options, worker="gw1") as two:
         sets = [await build(one, plan), await build(two, plan), await build(one, plan)]
         assert [quick for _, quick in sets] == [False, False, replayed]
         dumps = [await copies.dump(workshop.own, workshop.database, built.schemas) for built, _ in sets]

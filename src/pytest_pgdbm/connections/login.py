@@ -64,7 +64,7 @@ def dsn(endpoint: Endpoint, database: str, login: Login) -> str:
     What the environment might say (PGSSLMODE, PGTARGETSESSIONATTRS) is overruled on servers of our own.
     """
     if endpoint.url is not None:
-        return endpoint.url
+        return endpoint.url_for(database)
     fixed = "sslmode=disable&target_session_attrs=any"
     if endpoint.socket_dir is None:
         return f"{endpoint.tcp_url(database, login)}?{fixed}"

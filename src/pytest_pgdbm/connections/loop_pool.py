@@ -53,7 +53,9 @@ class LoopPool:
         self._cut_off = cut_off
         self._opening = asyncio.Lock()
         self._cleaned: dict[int, int] = {}
-        _before_close(loop, self.end_now, ended)
+        self._ended = ended
+        self._closing = _Closing.of(loop)
+        self._closing.pools.add(self)
 
     async def begin(self) -> asyncpg.Pool:
         """The pool; to be called in its loop."""
@@ -102,6 +104,18 @@ class LoopPool:
         await self._parked.park(pool)
         if drained and pool.get_size():
             await pool.close()
+
+    def give_up(self) -> None:
+        """Cuts off the connections, for good; to be called in its loop."""
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.terminate()
+        self.forget()
+
+    def forget(self) -> None:
+        """Says that it has ended."""
+        self._closing.pools.discard(self)
+        self._ended()
 
     async def acquire(self, timeout: float | None, test: int) -> tuple[asyncpg.Pool, Any, int]:
         """A connection without session state of an earlier test, its pool and its server process.
@@ -167,23 +181,37 @@ async def _drained(pool: asyncpg.Pool, patience: float) -> bool:
     return True
 
 
-def _before_close(loop: asyncio.AbstractEventLoop, end: Callable[[], None], ended: Callable[[], None]) -> None:
+class _Closing:
+    """Stands for the `close` of a loop: before it, the pools that live in the loop end."""
+
     # Every loop that ends is closed, be it by asyncio.run, a Runner of pytest-asyncio or anyio, Starlette's portal or
     # a fixture with a plain loop, and by then nothing in it can use a connection any more. An asynchronous generator
     # would be told by shutdown_asyncgens() too, but not by a plain loop, and too early: while the finalizers of
     # other generators still want the pool.
-    close = loop.close
 
-    def closing() -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._close = loop.close
+        self.pools: set[LoopPool] = set()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Closing:
+        """The one of this loop, which has one for all its pools."""
+        if isinstance(loop.close, cls):
+            return loop.close
+        closing = cls(loop)
+        with contextlib.suppress(AttributeError):  # a loop without room for it: its pools end with the run
+            loop.close = closing  # type: ignore[method-assign]
+        return closing
+
+    def __call__(self) -> None:
         try:
-            if not loop.is_running():
-                end()
-                ended()
+            if not self._loop.is_running():
+                for pool in tuple(self.pools):
+                    pool.end_now()
+                    pool.forget()
         finally:
-            close()
-
-    with contextlib.suppress(AttributeError):  # a loop without room for it: its pool ends with the run
-        loop.close = closing  # type: ignore[method-assign]
+            self._close()
 
 
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:

@@ -63,6 +63,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         "_parked",
         "_sizes",
         "_test",
+        "application_name",
         "test_name",
     )
 
@@ -79,6 +80,8 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self._test = 0
         self.test_name = ""
         """The test that runs now, for what is said about connections."""
+        self.application_name = ""
+        """What its connections call themselves."""
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """A connection of the running loop's pool; to be awaited, or entered by `async with`."""
@@ -106,17 +109,18 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         """Whether a loop ended with connections out since `take_lost` was called last."""
         return bool(self._lost)
 
-    def is_out_for(self, owners: Collection[object]) -> bool:
-        """Whether one of these has a connection that it took."""
+    def is_out_for(self, owners: Collection[object] | None) -> bool:
+        """Whether one of these has a connection that it took; whether anybody has, for None."""
         with self._lock:
-            return any(checkout.owner in owners for checkout in self._out.values())
+            return any(owners is None or checkout.owner in owners for checkout in self._out.values())
 
-    async def take_lost(self, owners: Collection[object]) -> list[Checkout]:
+    async def take_lost(self, owners: Collection[object] | None) -> list[Checkout]:
         """Connections that will not come back: out when their loop ended, or for an owner that has ended.
 
-        The latter are cut off, and their pools have room for new ones. To be called outside of the tests' loops.
+        For None that is everybody. The latter are cut off, and their pools have room for new ones. To be called outside
+        of the tests' loops.
         """
-        left = self._pop_out(lambda checkout: checkout.owner in owners)
+        left = self._pop_out(lambda checkout: owners is None or checkout.owner in owners)
         cut = await self._cut(left)
         for checkout in left:
             with contextlib.suppress(RuntimeError):  # its loop was closed just now
@@ -144,6 +148,13 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         for loop_pool in list(self._loops.values()):
             loop_pool.end_now()
         self._parked.close()
+
+    def give_up(self) -> None:
+        """Cuts off the connections of all loops, each in its loop, when that runs next; from any thread."""
+        self._parked.close()
+        for loop, loop_pool in list(self._loops.items()):
+            with contextlib.suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(loop_pool.give_up)
 
     async def expire_connections(self) -> None:
         """Has the running loop's connections replaced as they come back, and those that wait for a loop closed."""

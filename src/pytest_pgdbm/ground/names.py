@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PREFIX = "pgdbm"
 MAX_BYTES = 63
@@ -19,6 +20,7 @@ RUN = re.compile(r"[0-9a-f]{10}")
 _STEM = rf"{PREFIX}_(?P<run>[0-9a-f]{{10}})_(?P<worker>[a-z0-9]{{1,12}})"
 _NUMBER = r"(?P<number>0|[1-9][0-9]*)"
 _SCHEMA = re.compile(rf"{_STEM}_{_NUMBER}_(?P<service>[a-z0-9]+(?:_[a-z0-9]+)*_?)")
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
 _DATABASE = re.compile(rf"{_STEM}(?:_{_NUMBER})?")
 
 
@@ -34,6 +36,14 @@ class SchemaName:
     def __str__(self) -> str:
         """The name put together again."""
         return f"{PREFIX}_{self.run}_{self.worker}_{self.number}_{self.service}"
+
+
+class DatabaseName(NamedTuple):
+    """The name of a set's database taken apart."""
+
+    run: str
+    worker: str
+    number: int
 
 
 def new_run() -> str:
@@ -60,9 +70,27 @@ def parse_schema(name: str) -> SchemaName | None:
     return SchemaName(match["run"], match["worker"], int(match["number"]), match["service"])
 
 
-def database_name(*, run: str, worker: str) -> str:
-    """The name of a worker's own database, on a server that the plugin started."""
-    return f"{PREFIX}_{run}_{worker_name(worker)}"
+def real_name(service: str) -> str:
+    """The name of the schema that a service has in production, and in a database of its own.
+
+    That is the service's name, where it is a plain lower-case identifier. Others are written as one: `Order-Items` as
+    `order_items`, `1st` as `_1st`; the server keeps names that begin with `pg_` for itself.
+    """
+    name = service if _PLAIN.fullmatch(service) else identifier(service)
+    return (f"_{name}" if name[0].isdigit() or name.startswith("pg_") else name)[:MAX_BYTES]
+
+
+def database_name(*, run: str, worker: str, number: int | None = None) -> str:
+    """The name of a worker's own database, on a server that the plugin started; with a number, of one of its sets."""
+    return f"{PREFIX}_{run}_{worker_name(worker)}" + ("" if number is None else f"_{number}")
+
+
+def parse_database(name: str) -> DatabaseName | None:
+    """What the name of a set's database says, or None if `database_name` did not make it with a number."""
+    match = _DATABASE.fullmatch(name)
+    if match is None or match["number"] is None:
+        return None
+    return DatabaseName(match["run"], match["worker"], int(match["number"]))
 
 
 def is_ours(database: str) -> bool:

@@ -118,6 +118,12 @@ class Endpoint:
         plain = {**data, "login": Login(**data["login"]), "admin": Login(**data["admin"])}
         return cls(**plain)
 
+    def url_for(self, database: str) -> str:
+        """The libpq URI with which tests reach a database of this server, password included."""
+        if self.url is None:
+            return self.tcp_url(database, self.login)
+        return self.url if database == self.database else _at_database(self.url, database)
+
     def tcp_url(self, database: str, login: Login) -> str:
         """A libpq URI over TCP, password included."""
         who = quote(login.user, safe="")
@@ -125,6 +131,15 @@ class Endpoint:
             who += ":" + quote(login.password, safe="")
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"postgresql://{who}@{host}:{self.port}/{quote(database, safe='')}"
+
+
+def _at_database(url: str, database: str) -> str:
+    """The URI with another database; it can be named in the path or, as every parameter, after the `?`."""
+    before, question, query = url.partition("?")
+    scheme, _, rest = before.partition("://")
+    parameters = [part for part in query.split("&") if part.partition("=")[0] not in ("dbname", "database")]
+    at = f"{scheme}://{rest.partition('/')[0]}/{quote(database, safe='')}"
+    return at + question + "&".join(parameters) if any(parameters) else at
 
 
 @dataclass(frozen=True)

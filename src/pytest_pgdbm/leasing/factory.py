@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
@@ -19,20 +19,30 @@ if TYPE_CHECKING:
     from pytest_pgdbm.services.service import PathLike, Seed
     from pytest_pgdbm.session import Session
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Lease(Generic[T_co]):
     """What `pgdbm_db("users")` returns: `await` it in an asynchronous test, or call `.get()` in a synchronous one."""
 
-    def __init__(self, factory: DatabaseFactory, asked: Sequence[Asked], *, fresh: bool, own: bool) -> None:
+    def __init__(
+        self,
+        factory: DatabaseFactory,
+        asked: Sequence[Asked],
+        give: Callable[[Mapping[str, Database]], T_co],
+        *,
+        fresh: bool,
+        own: bool,
+    ) -> None:
         self._factory = factory
         self._asked = asked
+        self._give = give
         self._fresh = fresh
         self._own = own
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        """The manager, or a tuple of them in the order asked for. The event loop goes on meanwhile."""
+        """What was asked for: a manager, or a tuple of them in the order asked. The event loop goes on meanwhile."""
         __tracebackhide__ = True
         return self._wait().__await__()
 
@@ -40,37 +50,35 @@ class Lease(Generic[T_co]):
         """The same, without an event loop: blocks until it is there."""
         __tracebackhide__ = True
         try:
-            at_once = self._lease_now()
-            if at_once is not None:
-                return self._one_or_all(at_once)
-            self._factory.begin()
-            managers = self._factory.session.loop.run(self._lease())
+            managers = self._lease_now()
+            if managers is None:
+                self._factory.begin()
+                managers = self._factory.session.loop.run(self._lease())
         except PgdbmError as error:
             raise _plainly(error) from None
-        return self._one_or_all(managers)
+        return self._give(managers)
 
     async def _wait(self) -> T_co:
         __tracebackhide__ = True
         running_loop()
         try:
-            at_once = self._lease_now()
-            if at_once is not None:
-                return self._one_or_all(at_once)
-            # Starting a server takes a second; the test's loop has other tasks to run.
-            await asyncio.to_thread(self._factory.begin)
-            managers = await self._factory.session.loop.wait(self._lease())
+            managers = self._lease_now()
+            if managers is None:
+                # Starting a server takes a second; the test's loop has other tasks to run.
+                await asyncio.to_thread(self._factory.begin)
+                managers = await self._factory.session.loop.wait(self._lease())
         except PgdbmError as error:
             raise _plainly(error) from None
-        return self._one_or_all(managers)
+        return self._give(managers)
 
-    async def _lease(self) -> tuple[Database, ...]:
+    async def _lease(self) -> Mapping[str, Database]:
         managers: dict[str, Database] = {}
         for asked in self._asked:
-            if asked.name not in managers:
+            if not managers.keys() >= set(asked.names):
                 managers.update(await self._factory.lease(asked, fresh=self._fresh, own=self._own))
-        return tuple(managers[asked.name] for asked in self._asked)
+        return managers
 
-    def _lease_now(self) -> tuple[Database, ...] | None:
+    def _lease_now(self) -> Mapping[str, Database] | None:
         if self._fresh:
             return None
         managers: dict[str, Database] = {}
@@ -79,10 +87,7 @@ class Lease(Generic[T_co]):
             if at_once is None:
                 return None
             managers.update(at_once)
-        return tuple(managers[asked.name] for asked in self._asked)
-
-    def _one_or_all(self, managers: tuple[Database, ...]) -> T_co:
-        return cast("T_co", managers[0] if len(managers) == 1 else managers)
+        return managers
 
 
 class DatabaseFactory:
@@ -149,9 +154,32 @@ class DatabaseFactory:
         """
         __tracebackhide__ = True
         try:
-            return Lease(self, [self._resolver.ask(each) for each in asked], fresh=fresh, own=own)
+            plans = [self._resolver.ask(each, self.tenant.isolation) for each in asked]
         except PgdbmError as error:
             raise _plainly(error) from None
+        names = [name for each in plans for name in each.names]
+
+        def one_or_all(managers: Mapping[str, Database]) -> Any:
+            found = tuple(managers[name] for name in names)
+            return found[0] if len(found) == 1 else found
+
+        return Lease(self, plans, one_or_all, fresh=fresh, own=own)
+
+    def ask_database(
+        self,
+        services: Sequence[str],
+        give: Callable[[Mapping[str, Database]], T],
+        *,
+        fresh: bool = False,
+        own: bool = False,
+    ) -> Lease[T]:
+        """A lease of a whole database; `give` makes of its managers what the caller gets."""
+        __tracebackhide__ = True
+        try:
+            asked = self._resolver.ask_database(services)
+        except PgdbmError as error:
+            raise _plainly(error) from None
+        return Lease(self, [asked], give, fresh=fresh, own=own)
 
     def begin(self) -> None:
         """Starts the server, if nobody has."""
@@ -162,7 +190,7 @@ class DatabaseFactory:
         hosted = None if fresh else self._hosted(asked, own)
         if hosted is not None:
             return hosted
-        self.tenant.services.add(asked.name)
+        self.tenant.services.update(asked.names)
         return dict(await self.session.lease(self.tenant, asked.plan, asked.others, fresh=fresh))
 
     def lease_now(self, asked: Asked, *, own: bool) -> Mapping[str, Database] | None:
@@ -172,13 +200,13 @@ class DatabaseFactory:
             return hosted
         managers = self.session.lease_now(self.tenant, asked.plan, asked.others)
         if managers is not None:
-            self.tenant.services.add(asked.name)
+            self.tenant.services.update(asked.names)
         return managers
 
     def _hosted(self, asked: Asked, own: bool) -> dict[str, Database] | None:
         """The set of a wider fixture that the test uses as well."""
         for host in self._hosts():
-            if asked.plan.key in host.sets and not (own and asked.name in host.services):
+            if asked.plan.key in host.sets and not (own and host.services.issuperset(asked.names)):
                 return host.sets[asked.plan.key].managers
         return None
 

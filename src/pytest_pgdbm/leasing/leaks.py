@@ -38,7 +38,7 @@ def describe(
     test = tests[0] if tests else ""
     leaks = [Leak(_owner(checkout) or test, _connection(_owner(checkout) or whose, checkout)) for checkout in out]
     leaks += [Leak(test, _transaction(whose, holder)) for holder in holders]
-    leaks += [Leak(test, f"schema {each.schema} of {whose} was kept: {each.why}", kept=True) for each in kept]
+    leaks += [Leak(test, f"{each.kind} {each.name} of {whose} was kept: {each.why}", kept=True) for each in kept]
     return leaks
 
 
@@ -55,9 +55,12 @@ def _connection(whose: str, checkout: Checkout) -> str:
 
 
 def _transaction(whose: str, holder: Holder) -> str:
+    what, mend = "still held locks on its tables", "end its transaction in the test"
+    if not holder.locks:
+        what, mend = "to its database was still open", "close it in the test"
     return (
-        f"{whose} ended, and a connection still held locks on its tables: server process {holder.pid},"
-        f" {holder.application!r}, {_doing(holder)}. It was cut off; end its transaction in the test"
+        f"{whose} ended, and a connection {what}: server process {holder.pid},"
+        f" {holder.application!r}, {_doing(holder)}. It was cut off; {mend}"
     )
 
 

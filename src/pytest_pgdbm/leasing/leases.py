@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pytest_pgdbm.connections.manager import Database
+from pytest_pgdbm.connections.pool_set import Pools
 from pytest_pgdbm.connections.pools import SharedPool
 from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.leasing.leaks import Leak, describe
-from pytest_pgdbm.leasing.stock import Stock
+from pytest_pgdbm.leasing.stock import AnyHome, Stock
 from pytest_pgdbm.leasing.tenants import Leased, Tenant
-from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
+from pytest_pgdbm.settings import Isolation
 
 
 class Leases:
     """The sets of this process: leased, given back and not looked at yet, or kept for the next test."""
 
-    def __init__(self, home: Home, pool: SharedPool) -> None:
-        self._home = home
-        self._pool = pool
+    def __init__(self, homes: Mapping[Isolation, AnyHome], pools: Pools) -> None:
+        self._homes = homes
+        self._pools = pools
         self._names: dict[str, str] = {}
+        self._leased_now: set[BuiltSet] = set()
         self._stocks: dict[tuple[object, ...], Stock] = {}
         self._returned: list[tuple[Term, Leased]] = []
         self._returning: set[asyncio.Task[None]] = set()
@@ -63,15 +65,19 @@ class Leases:
             return leased.managers
 
     @property
-    def schemas(self) -> tuple[str, ...]:
-        """The schemas that are leased now."""
-        return tuple(self._names.values())
+    def schemas(self) -> dict[str, list[str]]:
+        """The schemas that are leased now, by database."""
+        found: dict[str, list[str]] = {}
+        for built in sorted(self._leased_now, key=lambda each: list(each.schemas.values())):
+            found.setdefault(built.database, []).extend(built.schemas.values())
+        return found
 
     def revoke(self, tenant: Tenant) -> None:
         """Ends the tenant's term: its managers refuse from now on, its sets wait for `settle`."""
         tenant.term.ended = True
         for leased in tenant.sets.values():
             self._returned.append((tenant.term, leased))
+            self._leased_now.discard(leased.built)
             for service, schema in leased.built.schemas.items():
                 if self._names.get(service) == schema:
                     del self._names[service]
@@ -80,12 +86,13 @@ class Leases:
     @property
     def unsettled(self) -> bool:
         """Whether anything was given back, left behind or found that `settle` has not told."""
-        return bool(self._returned) or bool(self._late) or self._pool.lost
+        return bool(self._returned) or bool(self._late) or self._pools.lost
 
     @property
     def may_settle_later(self) -> bool:
         """Whether all that `settle` has to do is to make sets ready for tests to come."""
-        if self._pool.lost or self._late or self._pool.is_out_for({term for term, _ in self._returned}):
+        terms, ended = _terms(self._returned), self._own_pools(self._returned)
+        if self._pools.lost or self._late or self._pools.is_out_for(terms, ended):
             return False
         return all(leased.stock is not None for _, leased in self._returned)
 
@@ -95,14 +102,20 @@ class Leases:
         Returns what was found wrong, now or since the last time. To be run in the private loop.
         """
         returned, self._returned = self._returned, []
-        out = await self._pool.take_lost({term for term, _ in returned})
+        out = await self._pools.take_lost(_terms(returned), self._own_pools(returned))
         for term, leased in returned:
             if leased.stock is not None:
                 self._give_back(term, leased.built, leased.stock)
         tests = sorted({term.test for term, _ in returned})
-        kept, holders = await self._home.drop([leased.built for _, leased in returned if leased.stock is None])
+        found = describe(tests, out, (), ())
+        for isolation, home in self._homes.items():
+            going = [
+                each.built for _, each in returned if each.stock is None and each.built.plan.isolation == isolation
+            ]
+            kept, holders = await home.drop(going)
+            found += describe(tests, (), holders, kept)
         late, self._late = self._late, []
-        return late + describe(tests, out, holders, kept)
+        return late + found
 
     async def clear(self) -> list[Leak]:
         """As `settle`, and drops all that is not leased; returns what was found wrong."""
@@ -131,17 +144,41 @@ class Leases:
 
     async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Leased:
         stock = self._stock(plan, others) if tenant.reuse else None
-        built = await (stock.take() if stock else self._home.build(plan, others))
+        if stock is not None:
+            await self._make_room(stock)
+        built = await (stock.take() if stock else self._homes[plan.isolation].build(plan, others))
         return self._leased(tenant, built, stock)
 
     def _leased(self, tenant: Tenant, built: BuiltSet, stock: Stock | None) -> Leased:
-        # Asked for in one test, any service can be named in the SQL of another, tied or not.
-        names = ChainMap(dict(built.schemas), self._names)
-        managers = self._home.managers(built, tenant.term, names, tenant.path)
-        self._names.update(built.schemas)
+        names: Mapping[str, str] = built.schemas
+        if built.plan.isolation == "schema":
+            # Asked for in one test, any service can be named in the SQL of another, tied or not.
+            names = ChainMap(dict(built.schemas), self._names)
+            self._names.update(built.schemas)
+        self._leased_now.add(built)
+        managers = self._homes[built.plan.isolation].managers(built, tenant.term, names, tenant.path)
         return Leased(built, managers, stock)
 
     def _stock(self, plan: Plan, others: Sequence[str]) -> Stock:
-        if plan.key not in self._stocks:
-            self._stocks[plan.key] = Stock(self._home, plan, others)
-        return self._stocks[plan.key]
+        """The stock of this content, which is now the one that was asked last."""
+        stock = self._stocks.pop(plan.key, None) or Stock(self._homes[plan.isolation], plan, others)
+        self._stocks[plan.key] = stock
+        return stock
+
+    async def _make_room(self, stock: Stock) -> None:
+        """Has a set go that was not asked for longest, where a home is full and this stock has to build one."""
+        for other in list(self._stocks.values()):
+            if not stock.must_build or not stock.home.is_full:
+                break
+            if other is not stock and other.home is stock.home:
+                kept, holders = await other.drop_one()
+                self._late += describe(["the run"], (), holders, kept)
+
+    def _own_pools(self, returned: Sequence[tuple[Term, Leased]]) -> set[SharedPool]:
+        """The pools that have been these sets' alone."""
+        pools = (self._homes[each.built.plan.isolation].own_pool(each.built) for _, each in returned)
+        return {pool for pool in pools if pool is not None}
+
+
+def _terms(returned: Sequence[tuple[Term, Leased]]) -> set[Term]:
+    return {term for term, _ in returned}

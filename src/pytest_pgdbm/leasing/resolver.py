@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pgdbm.ground.errors import ConfigError, MigrationsError, UnknownService
-from pytest_pgdbm.leasing.sets import build_order, component, ties
+from pytest_pgdbm.ground.names import real_name
+from pytest_pgdbm.leasing.sets import build_order, component, needed, ties
 from pytest_pgdbm.schemas.plan import Member, Plan
 from pytest_pgdbm.services.declarations import Declaration, known_services
 from pytest_pgdbm.services.discovery import Discovered, discover
 from pytest_pgdbm.services.files import SqlFile, read_migrations, read_seed
 from pytest_pgdbm.services.service import Service, is_path
-from pytest_pgdbm.sql.scan import extensions_created
+from pytest_pgdbm.settings import Isolation
+from pytest_pgdbm.sql.scan import extensions_created, schemas_named
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A service that was asked for: the plan of its set, and the services that the test knows besides."""
+    """Services that were asked for: the plan of their set, and the services that the test knows besides."""
 
-    name: str
+    names: tuple[str, ...]
     plan: Plan
     others: tuple[str, ...]
 
@@ -33,6 +35,7 @@ class Library:
     _files: dict[tuple[str, Path], tuple[SqlFile, ...]] = field(default_factory=dict)
     _found: dict[tuple[Path, Path], Discovered] = field(default_factory=dict)
     _extensions: dict[SqlFile, frozenset[str]] = field(default_factory=dict)
+    _schemas: dict[SqlFile, Mapping[str, int]] = field(default_factory=dict)
 
     def files(self, name: str, service: Service) -> tuple[SqlFile, ...]:
         """The service's migration files. Raises MigrationsError."""
@@ -51,6 +54,15 @@ class Library:
     def extensions(self, files: Iterable[SqlFile]) -> frozenset[str]:
         """The extensions that these files make."""
         return frozenset().union(*(self._made(file) for file in files))
+
+    def schemas(self, file: SqlFile) -> Mapping[str, int]:
+        """The schemas that a file names itself, each with the line where it does so first."""
+        if file not in self._schemas:
+            lines: dict[str, int] = {}
+            for named in schemas_named(file.text):
+                lines.setdefault(named.schema, named.line)
+            self._schemas[file] = lines
+        return self._schemas[file]
 
     def _made(self, file: SqlFile) -> frozenset[str]:
         if file not in self._extensions:
@@ -84,18 +96,32 @@ class Resolver:
         self._marked = {name: Service(".", seed=seed).resolved(test_file.parent).seed for name, seed in seeds.items()}
         self._services = _with_seeds(services, self._marked)
         self._declared = frozenset(declarations)
-        self._asked: dict[str | Declaration | None, Asked] = {}
+        self._asked: dict[object, Asked] = {}
 
-    def ask(self, asked: str | Declaration | None) -> Asked:
+    def ask(self, asked: str | Declaration | None, isolation: Isolation = "schema") -> Asked:
         """The set that a service belongs to: the named one, the declared one, or for None the only one.
+
+        It is what is tied to the service, and in a database of its own all services that the test knows: whatever it
+        asks for is then in one database, as in production. Raises UnknownService, ConfigError, MigrationsError.
+        """
+        if isinstance(asked, Declaration) and asked not in self._declared:
+            return self._plan(asked, isolation)  # made for one call
+        key = (asked, isolation)
+        if key not in self._asked:
+            self._asked[key] = self._plan(asked, isolation)
+        return self._asked[key]
+
+    def ask_database(self, names: Sequence[str]) -> Asked:
+        """The set of these services and what they need, or of all services for none, in a database of its own.
 
         Raises UnknownService, ConfigError, MigrationsError.
         """
-        if isinstance(asked, Declaration) and asked not in self._declared:
-            return self._plan(asked)  # made for one call
-        if asked not in self._asked:
-            self._asked[asked] = self._plan(asked)
-        return self._asked[asked]
+        key = tuple(names)
+        if key not in self._asked:
+            for name in names:
+                self._check(name, self._services)
+            self._asked[key] = self._database(key or self._all(self._services), self._services)
+        return self._asked[key]
 
     def extensions(self) -> frozenset[str]:
         """The extensions that the known services need, as far as their files can be read."""
@@ -105,20 +131,55 @@ class Resolver:
             needed |= self._library.extensions(self._readable_files(name, service))
         return frozenset(needed)
 
-    def _plan(self, asked: str | Declaration | None) -> Asked:
+    def _plan(self, asked: str | Declaration | None, isolation: Isolation) -> Asked:
         declaration = asked if isinstance(asked, Declaration) else None
         name = asked.name if isinstance(asked, Declaration) else asked
         if name is None:
             name = self._only()
         services = self._with(name, declaration)
+        self._check(name, services)
+        if isolation == "database":
+            return replace(self._database({*self._all(services), name}, services), names=(name,))
+        tied = ties(services, self._texts(services))
+        members = self._members(build_order(component(name, tied), tied), services)
+        others = set(services) - {member.name for member in members}
+        return Asked((name,), Plan(_key(members), members), tuple(sorted(others)))
+
+    def _database(self, names: Iterable[str], services: Mapping[str, Service]) -> Asked:
+        tied = ties(services, self._texts(services))
+        written = {name: {**self._written(name, services), **needs} for name, needs in tied.items()}
+        together = needed(names, written)
+        try:
+            order = build_order(together, written)
+        except ConfigError:
+            order = build_order(together, tied)  # bodies of functions may name each other's tables
+        members = self._members(order, services)
+        _check_schemas(members)
+        plan = Plan(("database", *_key(members)), members, "database")
+        return Asked(plan.names, plan, ())
+
+    def _members(self, names: Iterable[str], services: Mapping[str, Service]) -> tuple[Member, ...]:
+        return tuple(self._member(each, services[each]) for each in names)
+
+    def _written(self, name: str, services: Mapping[str, Service]) -> dict[str, str]:
+        """The services whose real names the migrations of this one write out, and where."""
+        by_schema = {real_name(other): other for other in services if other != name}
+        found: dict[str, str] = {}
+        for file in self._readable_files(name, services[name]):
+            for schema, line in self._library.schemas(file).items():
+                if schema in by_schema:
+                    found.setdefault(by_schema[schema], f"{file.path}:{line}")
+        return found
+
+    def _check(self, name: str, services: Mapping[str, Service]) -> None:
+        """Whether there is such a service, with migrations."""
         if name not in services:
             raise UnknownService(name, services, [str(place) for place in self._found.looked_in])
         self._library.files(name, services[name])  # what is wrong with its own files comes first
-        tied = ties(services, self._texts(services))
-        names = component(name, tied)
-        members = tuple(self._member(each, services[each]) for each in build_order(names, tied))
-        key = tuple((member.name, member.service) for member in members)
-        return Asked(name, Plan(key, members), tuple(sorted(set(services) - set(names))))
+
+    def _all(self, services: Mapping[str, Service]) -> list[str]:
+        """The services whose migrations can be read."""
+        return [name for name, service in services.items() if self._readable_files(name, service)]
 
     def _only(self) -> str:
         if len(self._services) != 1:
@@ -156,6 +217,22 @@ class Resolver:
     def _member(self, name: str, service: Service) -> Member:
         files = self._library.files(name, service)
         return Member(name, service, files, frozenset(service.extensions) | self._library.extensions(files))
+
+
+def _key(members: Iterable[Member]) -> tuple[object, ...]:
+    return tuple((member.name, member.service) for member in members)
+
+
+def _check_schemas(members: Iterable[Member]) -> None:
+    """Whether each of these services has a schema to itself where schemas have real names."""
+    taken: dict[str, str] = {}
+    for member in members:
+        other = taken.setdefault(real_name(member.name), member.name)
+        if other != member.name:
+            raise ConfigError(
+                f"services {other!r} and {member.name!r} cannot be in one database: both would be in the schema"
+                f" {real_name(member.name)!r}; give one of them another name"
+            )
 
 
 def _with_seeds(services: Mapping[str, Service], seeds: Mapping[str, Any]) -> dict[str, Service]:

@@ -66,6 +66,17 @@ def component(name: str, ties: Ties) -> frozenset[str]:
     return frozenset(reached)
 
 
+def needed(names: Iterable[str], ties: Ties) -> frozenset[str]:
+    """These services and all that they need, directly and over others."""
+    waiting = list(names)
+    reached = set(waiting)
+    while waiting:
+        new = set(ties.get(waiting.pop(), ())) - reached
+        reached |= new
+        waiting += new
+    return frozenset(reached)
+
+
 def build_order(component: Iterable[str], ties: Ties) -> list[str]:
     """The services of a set so that each comes after what it needs, else by name.
 

@@ -10,15 +10,19 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from pytest_pgdbm.connections.quiet import quietly
 from pytest_pgdbm.ground.errors import BuildError
+from pytest_pgdbm.schemas.database_home import DatabaseHome
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.holders import Holder
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
+
+AnyHome: TypeAlias = "Home | DatabaseHome"
+"""Where sets live; one of them for each isolation."""
 
 LEASES_FOR_TWO, LEASES_FOR_THREE = 3, 12
 """So many tests have asked for a content before a second set is built, and a third."""
@@ -39,8 +43,8 @@ class Stock:
     `others` are the other services that the run knows.
     """
 
-    def __init__(self, home: Home, plan: Plan, others: Sequence[str]) -> None:
-        self._home = home
+    def __init__(self, home: AnyHome, plan: Plan, others: Sequence[str]) -> None:
+        self.home = home
         self._plan = plan
         self._others = others
         self._ready: deque[BuiltSet] = deque()
@@ -59,7 +63,7 @@ class Stock:
             await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
         self._leases += 1
         built = await self._new()
-        self._home.begin(built)
+        self.home.begin(built)
         return built
 
     def take_now(self) -> BuiltSet | None:
@@ -69,7 +73,7 @@ class Stock:
         except IndexError:
             return None
         self._leases += 1
-        self._home.begin(built)
+        self.home.begin(built)
         return built
 
     def give_back(self, built: BuiltSet) -> asyncio.Task[Outcome]:
@@ -86,12 +90,25 @@ class Stock:
         ready = list(self._ready)
         self._ready.clear()
         self._sets.difference_update(ready)
-        return await self._home.drop(ready)
+        return await self.home.drop(ready)
+
+    @property
+    def must_build(self) -> bool:
+        """Whether there is no set to be had but a new one."""
+        return not self._ready and not self._coming
+
+    async def drop_one(self) -> tuple[list[Kept], list[Holder]]:
+        """Drops a set that nobody has, if one is ready."""
+        if not self._ready:
+            return [], []
+        built = self._ready.popleft()
+        self._sets.discard(built)
+        return await self.home.drop([built])
 
     @property
     def _wants_more(self) -> bool:
         wanted = 1 + (self._leases >= LEASES_FOR_TWO) + (self._leases >= LEASES_FOR_THREE)
-        return len(self._sets) < wanted
+        return len(self._sets) < wanted and (not self._sets or not self.home.is_full)
 
     @property
     def _seeds_run_code(self) -> bool:
@@ -113,13 +130,14 @@ class Stock:
     async def _back(self, built: BuiltSet) -> Outcome:
         with quietly():
             if built not in self._sets:
-                return Outcome("it could not be made ready to be used again", *await self._home.drop([built]))
-            why = (await self._home.recycle(built)).why
-            if not why:
+                return Outcome("it could not be made ready to be used again", *await self.home.drop([built]))
+            recycled = await self.home.recycle(built)
+            if not recycled.why:
                 self._ready.append(built)
-                return Outcome()
+                return Outcome(holders=recycled.holders)
             self._sets.discard(built)
-            return Outcome(why, *await self._home.drop([built]))
+            kept, holders = await self.home.drop([built])
+            return Outcome(recycled.why, kept, [*recycled.holders, *holders])
 
     async def _add(self) -> None:
         with quietly():
@@ -133,17 +151,17 @@ class Stock:
                 self._ready.append(built)
             else:
                 self._leases = 0
-                await self._home.drop([built])
+                await self.home.drop([built])
 
     async def _new(self) -> BuiltSet:
         """Builds a set. If it could not be made ready to be leased again, it is dropped when it comes back."""
-        built = await self._home.build(self._plan, self._others)
+        built = await self.home.build(self._plan, self._others)
         try:
-            await self._home.settle_in(built)
+            await self.home.settle_in(built)
             self._sets.add(built)
         except Unrecyclable:
             pass
         except BaseException:
-            await asyncio.shield(asyncio.ensure_future(self._home.drop([built])))
+            await asyncio.shield(asyncio.ensure_future(self.home.drop([built])))
             raise
         return built

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.settings import Isolation
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.manager import Database
@@ -28,13 +29,15 @@ class Leased:
 class Tenant:
     """A test, or the class, module, package or session of a wider fixture: `label` is its id.
 
-    `path` is the search path that its marker chose, `reuse` whether its sets may have been leased before, `fixtures`
-    the names of the fixtures that lease through it and `services` what was asked for by name.
+    `path` is the search path that its marker chose, `reuse` whether its sets may have been leased before, `isolation`
+    where its services live unless it asks for a database, `fixtures` the names of the fixtures that lease through it
+    and `services` what was asked for by name.
     """
 
     label: str
     path: SearchPath | None = None
     reuse: bool = True
+    isolation: Isolation = "schema"
     fixtures: set[str] = field(default_factory=set)
     services: set[str] = field(default_factory=set)
     term: Term = field(init=False)

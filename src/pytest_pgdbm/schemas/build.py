@@ -31,9 +31,12 @@ Seeder = Callable[[Member, Builder], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Manner:
-    """How a run builds: the mark on its schemas, its search path, the seconds that a migration may take."""
+    """How a run builds: the mark on its schemas, its search path, the seconds that a migration may take.
 
-    proof: Proof
+    Without a mark the schemas are to look as in production, and have the same names whenever they are built.
+    """
+
+    proof: Proof | None
     path: SearchPath
     timeout: float | None
 
@@ -66,7 +69,7 @@ async def build(
         if recording is not None:
             await replay(connection, recording.members[member.name], names, manner.timeout)
         else:
-            made[member.name] = await _migrate(builder, member, after)
+            made[member.name] = await _migrate(builder, member, after, renamed=manner.proof is not None)
         await _finish(connection, member, schema, manner)
         await seed(member, builder)
     return recording or _recording(made)
@@ -84,13 +87,11 @@ def warn_of_order(plan: Plan) -> None:
             warnings.warn(f"service {member.name!r}: {odd}", PgdbmWarning, stacklevel=2)
 
 
-async def _create(connection: asyncpg.Connection, schemas: Mapping[str, str], proof: Proof) -> None:
-    await connection.execute(
-        "; ".join(
-            f"create schema {quote_ident(schema)}; {_comment(schema, proof.comment(service))}"
-            for service, schema in schemas.items()
-        )
-    )
+async def _create(connection: asyncpg.Connection, schemas: Mapping[str, str], proof: Proof | None) -> None:
+    statements = [f"create schema {quote_ident(schema)}" for schema in schemas.values() if schema != "public"]
+    statements += [_comment(schema, proof.comment(service)) for service, schema in schemas.items() if proof]
+    if statements:
+        await connection.execute("; ".join(statements))
 
 
 def _comment(schema: str, text: str) -> str:
@@ -114,8 +115,10 @@ class _Runner(AsyncMigrationManager):
         return self._found
 
 
-async def _migrate(builder: Builder, member: Member, after: AfterFile | None) -> tuple[Template, ...] | None:
-    """Runs the migrations; returns what can be replayed instead of that."""
+async def _migrate(
+    builder: Builder, member: Member, after: AfterFile | None, *, renamed: bool
+) -> tuple[Template, ...] | None:
+    """Runs the migrations; returns what can be replayed instead of that. `renamed` says for schemas of other names."""
     builder.watched.expect(member.files, builder.prepare_query, after)
     runner = _Runner(
         builder,
@@ -130,16 +133,17 @@ async def _migrate(builder: Builder, member: Member, after: AfterFile | None) ->
         raise await _failed(builder, member, error) from error
     if result.get("status") == "error":  # pgdbm 0.4 returns what 0.5 raises
         raise await _failed(builder, member, MigrationError(str(result.get("error"))))
-    return _recorded(builder, member)
+    return _recorded(builder, member, renamed)
 
 
-def _recorded(builder: Builder, member: Member) -> tuple[Template, ...] | None:
+def _recorded(builder: Builder, member: Member, renamed: bool) -> tuple[Template, ...] | None:
     watched = builder.watched
     if not watched.complete:
         watched.recorder.give_up()
-    watched.recorder.check(
-        lambda text, schemas: builder.under(schemas).prepare_query(text), [file.text for file in member.files]
-    )
+    if renamed:
+        watched.recorder.check(
+            lambda text, schemas: builder.under(schemas).prepare_query(text), [file.text for file in member.files]
+        )
     return watched.recorder.messages
 
 
@@ -163,9 +167,10 @@ async def _finish(connection: asyncpg.Connection, member: Member, schema: str, m
         "reset all",
         # A service that migrates itself at start-up looks for its module's name, or NULL, and must find all applied.
         f"update {tracking_table(schema, member.service.migrations_table)} set module_name = {module}",
-        # A migration may comment on its schema, and the comment is what the drop looks for.
-        _comment(schema, manner.proof.comment(member.name)),
     ]
+    if manner.proof is not None:
+        # A migration may comment on its schema, and the comment is what the drop looks for.
+        statements.append(_comment(schema, manner.proof.comment(member.name)))
     path = manner.path.for_schema(schema)
     if path is not None:
         statements.append(f"set search_path to {path}")

@@ -46,10 +46,11 @@ order by 1, 2
 
 @dataclass(frozen=True)
 class Kept:
-    """A schema that was not dropped, and why."""
+    """A schema, or a database, that was not dropped, and why."""
 
-    schema: str
+    name: str
     why: str
+    kind: str = "schema"
 
 
 async def drop(
@@ -69,7 +70,7 @@ async def drop(
         proved = [row["schema"] for row in comments if proof.holds(row["schema"], row["comment"])]
         unproved = [row["schema"] for row in comments if row["schema"] not in proved]
         hung_on = await _hung_on(connection, proved)
-        going = [schema for schema in proved if schema not in {kept.schema for kept in hung_on}]
+        going = [schema for schema in proved if schema not in {kept.name for kept in hung_on}]
         if going:
             await connection.execute(f"drop schema {', '.join(map(quote_ident, going))} cascade")
         await mark(connection, hung_on)
@@ -96,10 +97,10 @@ async def mark(connection: asyncpg.Connection, kept: Sequence[Kept]) -> None:
     for each in kept:
         said = await connection.fetchval(
             "select pg_catalog.obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace where nspname = $1",
-            each.schema,
+            each.name,
         )
         text = quote_literal(f"{said}; kept: {each.why}")
-        await connection.execute(f"comment on schema {quote_ident(each.schema)} is {text}")
+        await connection.execute(f"comment on schema {quote_ident(each.name)} is {text}")
 
 
 async def _hung_on(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Kept]:

@@ -43,7 +43,8 @@ class Holder:
 
     `left_behind` tells one that a test left behind from somebody else's. One test's statements are over when its
     schemas are given back, so what holds locks on them alone was left behind; what holds others too, as a backup of
-    the whole database does, is not the test's.
+    the whole database does, is not the test's. Without `locks` it is one that was only open, in a database that was
+    the test's alone.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class Holder:
     state: str
     query: str
     left_behind: bool
+    locks: bool = True
 
     def __str__(self) -> str:
         """Who it is, in a message."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pytest_pgdbm.services.files import SqlFile
 from pytest_pgdbm.services.service import Service
+from pytest_pgdbm.settings import Isolation
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """A set to build: its members, each after those that it needs, and the key that tells it from other sets."""
+    """A set to build: its members, each after those that it needs, and the key that tells it from other sets.
+
+    `isolation` is where it lives: as schemas of a shared database, or in a database of its own.
+    """
 
     key: tuple[object, ...]
     members: tuple[Member, ...]
+    isolation: Isolation = "schema"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -34,7 +39,8 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class BuiltSet:
-    """A set on the server: which schema stands for which service. No two are the same."""
+    """A set on the server: which schema of which database stands for which service. No two are the same."""
 
     plan: Plan
     schemas: Mapping[str, str]
+    database: str

@@ -1,32 +1,48 @@
-"""The mark by which a schema is known to be the plugin's own: its name, and a comment that says the same."""
+"""The mark by which a schema or database is known as the plugin's own: its name, and a comment that says the same."""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_pgdbm.ground.names import parse_schema
+from pytest_pgdbm.ground.names import parse_database, parse_schema
 
-_COMMENT = re.compile(r"pytest-pgdbm schema of run (?P<run>[0-9a-f]{10}), process \d+ on \S+, service .*", re.DOTALL)
+_COMMENT = re.compile(
+    r"pytest-pgdbm (?P<kind>schema|database) of run (?P<run>[0-9a-f]{10}), process \d+ on \S+, services? .*", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the comment on each schema of a run says."""
+    """What the comment on each schema, or on each set's database, of a run says."""
 
     run: str
 
     def comment(self, service: str) -> str:
         """The comment for the schema of this service."""
-        return (
-            f"pytest-pgdbm schema of run {self.run}, process {os.getpid()} on {socket.gethostname()},"
-            f" service {service!r}"
-        )
+        return f"pytest-pgdbm schema of {self._origin()}, service {service!r}"
+
+    def database_comment(self, services: Iterable[str]) -> str:
+        """The comment for a database that is these services' alone."""
+        return f"pytest-pgdbm database of {self._origin()}, services {', '.join(map(repr, services))}"
 
     def holds(self, schema: str, comment: str | None) -> bool:
         """Whether this run made the schema: name and comment both say so."""
         name = parse_schema(schema)
-        said = _COMMENT.fullmatch(comment or "")
-        return name is not None and said is not None and name.run == said["run"] == self.run
+        return name is not None and name.run == self.run == _run_said("schema", comment)
+
+    def holds_for_database(self, database: str, comment: str | None) -> bool:
+        """The same for a database."""
+        name = parse_database(database)
+        return name is not None and name.run == self.run == _run_said("database", comment)
+
+    def _origin(self) -> str:
+        return f"run {self.run}, process {os.getpid()} on {socket.gethostname()}"
+
+
+def _run_said(kind: str, comment: str | None) -> str | None:
+    said = _COMMENT.fullmatch(comment or "")
+    return said["run"] if said is not None and said["kind"] == kind else None

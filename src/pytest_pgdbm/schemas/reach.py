@@ -267,7 +267,7 @@ def _reached(lines: Iterable[str]) -> BuildError:
         "a migration reached outside its schema\n"
         + "\n".join(f"  {line}" for line in lines)
         + "\n  to mend it: write {{tables.x}} for the service's own tables and {{tables.<service>.x}} for another"
-        " service's; what must lie elsewhere needs a whole database of its own"
+        " service's; what must lie elsewhere needs a database of its own (pgdbm_isolation = database)"
     )
 
 

@@ -35,12 +35,11 @@ class Declaration:
 
     def __post_init__(self) -> None:
         """Checks the values now, so that the error stands where the declaration does."""
-        if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
-            raise ConfigError(f"pgdbm_db({self.name!r}): a service's name is a text")
+        if self.name is not None:
+            check_name(self.name, "pgdbm_db")
         if self.name is None and self.migrations is not None:
             raise ConfigError("pgdbm_db(migrations=...) needs the service's name before it")
-        if self.scope not in get_args(Scope):
-            raise ConfigError(f"scope={self.scope!r} is none of {', '.join(get_args(Scope))}")
+        check_scope(self.scope)
         self._over(Service("migrations"))
 
     @property
@@ -62,6 +61,18 @@ class Declaration:
         names = ("migrations", "seed", "needs", "module", "migrations_table", "extensions")
         given: dict[str, Any] = {n: v for n in names if (v := getattr(self, n)) is not None}
         return replace(base, **given)
+
+
+def check_name(name: object, function: str) -> None:
+    """Raises ConfigError if this, given to a function of the plugin, cannot be a service's name."""
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"{function}({name!r}): a service's name is a text")
+
+
+def check_scope(scope: object) -> None:
+    """Raises ConfigError if this is not a scope of pytest's."""
+    if scope not in get_args(Scope):
+        raise ConfigError(f"scope={scope!r} is none of {', '.join(get_args(Scope))}")
 
 
 def known_services(

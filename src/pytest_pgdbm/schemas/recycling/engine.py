@@ -46,20 +46,30 @@ class Recyclable:
     since: int = 0
 
 
-class Recycler:
-    """Notes what sets are like, and makes them so again, over the one connection for administration."""
+@dataclass
+class Progress:
+    """How far the server's transactions have come when one was looked at last: all databases count together."""
 
-    def __init__(self, admin: Admin) -> None:
+    reached: int = 0
+
+
+class Recycler:
+    """Notes what sets are like, and makes them so again, over the one connection for administration of a database."""
+
+    def __init__(self, admin: Admin, progress: Progress) -> None:
         self._admin = admin
+        self._progress = progress
         self._numbers = itertools.count(1)
-        self._reached = 0
 
     def begin(self, recyclable: Recyclable) -> None:
         """Says that a set is leased now."""
-        recyclable.since = self._reached
+        recyclable.since = self._progress.reached
 
-    async def note(self, schemas: Collection[str]) -> Recyclable:
-        """Makes a set that was just built ready to be leased. Raises Unrecyclable, or what the connection raises."""
+    async def note(self, schemas: Collection[str] | None) -> Recyclable:
+        """Makes a set that was just built ready to be leased: these schemas, or the whole database for None.
+
+        Raises Unrecyclable, or what the connection raises.
+        """
         async with self._admin.resetter() as connection:
             pristine = await note(connection, schemas)
             recyclable = Recyclable(f"pgdbm_reset_{next(self._numbers)}", pristine)
@@ -126,7 +136,7 @@ class Recycler:
         expected = recyclable.pristine.fingerprint.quick_value
         row = await connection.fetchrow(function.call(recyclable.name), expected, recyclable.since)
         found = Found(**row)
-        self._reached = found.reached
+        self._progress.reached = found.reached
         return found
 
 

@@ -27,6 +27,10 @@ _FLUSH = (
     " select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', ''); commit"
 )
 
+_SCHEMAS = """
+select nspname from pg_catalog.pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' order by oid
+"""
+
 _PAGES = """
 select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
     c.relallvisible = c.relpages
@@ -74,20 +78,21 @@ class Pristine:
             each.close()
 
 
-async def note(connection: asyncpg.Connection, schemas: Collection[str]) -> Pristine:
+async def note(connection: asyncpg.Connection, schemas: Collection[str] | None) -> Pristine:
     """Makes a set that was just built as it will always be leased, and notes what that is.
 
-    Free places in tables are closed, sequences have no numbers in store, and the planner knows that tables are empty.
-    Raises Unrecyclable.
+    It is these schemas, or for None all of the database. Free places in tables are closed, sequences have no numbers
+    in store, and the planner knows that tables are empty. Raises Unrecyclable.
     """
     await flush(connection)
-    inventory = await read_inventory(connection, schemas)
+    names = list(schemas) if schemas is not None else await _all_schemas(connection)
+    inventory = await read_inventory(connection, names)
     filled = await _filled(connection, inventory)
     seeded = await read_rows(connection, filled)
     _check(inventory, seeded)
     values = await _values(connection, inventory.sequences)
-    taken = await fingerprint.take(connection, list(schemas))
-    pristine = Pristine(list(schemas), inventory, taken, seeded, values, await read_files(connection, seeded), {})
+    taken = await fingerprint.take(connection, None if schemas is None else names)
+    pristine = Pristine(names, inventory, taken, seeded, values, await read_files(connection, seeded), {})
     try:
         for relation in filled:
             pristine.copies[relation.oid] = await copy(connection, relation)
@@ -101,6 +106,10 @@ async def read_files(connection: asyncpg.Connection, oids: Iterable[int]) -> dic
     """The number of each relation's file now; what writes all rows anew, as CLUSTER does, takes a new one."""
     query = "select c.oid, c.relfilenode from pg_catalog.pg_class c where c.oid = any($1::oid[])"
     return {row["oid"]: row["relfilenode"] for row in await connection.fetch(query, list(oids))}
+
+
+async def _all_schemas(connection: asyncpg.Connection) -> list[str]:
+    return [row["nspname"] for row in await connection.fetch(_SCHEMAS)]
 
 
 async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation]) -> dict[int, SeededRows]:

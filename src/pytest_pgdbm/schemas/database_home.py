@@ -1,0 +1,132 @@
+"""Where sets live under isolation `database`: each in a database of its own, under the real names of its services."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.manager import Database
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.connections.pool_set import Pools
+from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.schemas import visitors
+from pytest_pgdbm.schemas.databases import Databases
+from pytest_pgdbm.schemas.drop import Kept
+from pytest_pgdbm.schemas.holders import Holder
+from pytest_pgdbm.schemas.home import Recycled, tell_what_stays
+from pytest_pgdbm.schemas.plan import BuiltSet, Plan
+from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.site import Common, Site
+from pytest_pgdbm.schemas.undoing import Undoing
+from pytest_pgdbm.schemas.watched import FAILURES
+
+
+class DatabaseHome:
+    """Makes a database for each set, and does there what a `Home` does in its one database.
+
+    `open_pool` makes the pool of a database. Databases that wait for a test hold connections, hence the budget.
+    """
+
+    def __init__(self, common: Common, pools: Pools, open_pool: Callable[[str], SharedPool], budget: Budget) -> None:
+        endpoint = common.endpoint
+        admin = Admin(endpoint, endpoint.database, application_name=common.application("databases"), path=common.pinned)
+        self._common = common
+        self._pools = pools
+        self._open_pool = open_pool
+        self._budget = budget
+        self._numbers = itertools.count(1)
+        self._undoing = Undoing()
+        self._databases = Databases(admin, endpoint, Proof(common.run.id))
+        self._open: set[Site] = set()
+        self._sites: dict[BuiltSet, Site] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another database is one too many."""
+        return len(self._open) >= self._budget.databases
+
+    async def build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
+        """A new set in a database of its own. Raises BuildError, or whatever interrupts it; then nothing is left."""
+        return await self._common.contents.built(plan, lambda: self._build(plan, others))
+
+    def managers(
+        self, built: BuiltSet, term: Term, names: Mapping[str, str], path: SearchPath | None = None
+    ) -> dict[str, Database]:
+        """A manager on each schema of the set, as `Home.managers`."""
+        return self._sites[built].managers(built, term, names, path)
+
+    def own_pool(self, built: BuiltSet) -> SharedPool | None:
+        """The pool that only this set's tests have."""
+        return self._sites[built].pool
+
+    async def settle_in(self, built: BuiltSet) -> None:
+        """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
+        await self._sites[built].settle_in(built)
+
+    def begin(self, built: BuiltSet) -> None:
+        """Says that a set is leased now, if it is one that will be given back."""
+        self._sites[built].begin(built)
+
+    async def recycle(self, built: BuiltSet) -> Recycled:
+        """Makes a database that was leased as it was before, once all connections to it have ended."""
+        site = self._sites[built]
+        try:
+            holders = await self._empty(site)
+        except FAILURES as error:
+            return Recycled(built, f"the server said: {masked(str(error))}")
+        return Recycled(built, await site.recycle(built), holders)
+
+    async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
+        """Drops sets with their databases; returns what had to stay, and who had to be cut off for it."""
+        kept: list[Kept] = []
+        holders: list[Holder] = []
+        for site in [self._sites.pop(each) for each in sets]:
+            holders += await self._empty_if_possible(site)
+            kept += await self._drop(site)
+        return kept, holders
+
+    async def close(self) -> None:
+        """Closes the connections, after what is being undone. What was built and not dropped stays."""
+        await self._undoing.idle()
+        for site in self._open:
+            await site.close()
+        await self._databases.close()
+
+    async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
+        run = self._common.run
+        database = names.database_name(run=run.id, worker=run.worker, number=next(self._numbers))
+        site = Site(self._common, database, self._open_pool(database), proof=None)
+        self._open.add(site)
+        built = await self._undoing.do(self._make(site, plan, others), lambda error: self._undo(site, error))
+        self._sites[built] = site
+        return built
+
+    async def _make(self, site: Site, plan: Plan, others: Sequence[str]) -> BuiltSet:
+        await self._databases.create(site.database, plan.names)
+        schemas = {service: names.real_name(service) for service in plan.names}
+        return await site.build(plan, schemas, others)
+
+    async def _undo(self, site: Site, error: BaseException) -> None:
+        tell_what_stays(error, await self._drop(site))
+
+    async def _drop(self, site: Site) -> list[Kept]:
+        self._open.discard(site)
+        await site.close()
+        self._pools.give_up(site.pool)
+        return await self._databases.drop(site.database)
+
+    async def _empty(self, site: Site) -> list[Holder]:
+        async with site.admin.resetter() as connection:
+            pool = site.pool.application_name
+            return await visitors.end(connection, self._common.run.id, pool, idle=self._budget.idle)
+
+    async def _empty_if_possible(self, site: Site) -> list[Holder]:
+        try:
+            return await self._empty(site)
+        except FAILURES:
+            return []  # the drop tells

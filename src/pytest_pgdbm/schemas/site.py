@@ -1,0 +1,194 @@
+"""One database in which sets are built, leased and made as they were: what both homes do their work with.
+
+All of it is done in the private loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.manager import Database
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.errors import BuildError
+from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.schemas import extensions
+from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
+from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan
+from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.reach import Reach
+from pytest_pgdbm.schemas.recycling.engine import Progress, Recyclable, Recycler
+from pytest_pgdbm.schemas.replay import Recordings, ReplayFailed
+from pytest_pgdbm.schemas.seeds import sow
+from pytest_pgdbm.schemas.watched import FAILURES, Builder
+
+
+@dataclass
+class Contents:
+    """What the first builds of a process have shown: which contents were looked at, and what makes them once more."""
+
+    seen: set[tuple[object, ...]] = field(default_factory=set)
+    recordings: Recordings = field(default_factory=Recordings)
+
+    async def built(self, plan: Plan, build: Callable[[], Awaitable[BuiltSet]]) -> BuiltSet:
+        """What `build` makes; by pgdbm's runner, if it cannot be made by a replay."""
+        try:
+            return await build()
+        except ReplayFailed:
+            self.recordings.refuse(plan)
+            return await build()
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all sites of a process have in common.
+
+    `path` is the search path of the tests' connections, `pinned` that of the plugin's own, None for the server's.
+    `timeout` is how many seconds one migration may take, `extensions` are made besides those that services need.
+    """
+
+    endpoint: Endpoint
+    run: Run
+    path: SearchPath
+    pinned: str | None
+    timeout: float | None
+    extensions: frozenset[str]
+    contents: Contents = field(default_factory=Contents)
+    progress: Progress = field(default_factory=Progress)
+
+    def application(self, part: str) -> str:
+        """What connections of this process call themselves."""
+        return names.application_name(run=self.run.id, worker=self.run.worker, part=part)
+
+
+class Site:
+    """A database, the connection that builds and resets in it, and the pool through which tests reach it.
+
+    `proof` marks every schema that is made here. Without it the database is one set's alone: its schemas look as in
+    production, its migrations may reach anywhere in it, and all of it is looked at when the set is given back.
+    """
+
+    def __init__(self, common: Common, database: str, pool: SharedPool, proof: Proof | None) -> None:
+        self._common = common
+        self._manner = Manner(proof, common.path, common.timeout)
+        self._made: set[str] = set()
+        self.database = database
+        self.pool = pool
+        self.dsn = common.endpoint.url_for(database)
+        self.admin = Admin(common.endpoint, database, application_name=common.application("admin"), path=common.pinned)
+        self._recycler = Recycler(self.admin, common.progress)
+        self._recyclable: dict[BuiltSet, Recyclable] = {}
+
+    async def build(self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str]) -> BuiltSet:
+        """A new set in these schemas, by service. `others` are the other services that the run knows.
+
+        Raises BuildError, ReplayFailed, or whatever interrupts it; what was made by then is the caller's to take away.
+        """
+        built = BuiltSet(plan, schemas, self.database)
+        term = Term("the seeds of " + ", ".join(plan.names))
+        try:
+            with _server_failures_told(plan):
+                await self._make_extensions(plan)
+                await self._build(built, others, term)
+        except BaseException:
+            self.pool.terminate()  # a seed that failed need not have given its connections back
+            raise
+        finally:
+            term.ended = True
+            await self.pool.close()
+        return built
+
+    def managers(
+        self,
+        built: BuiltSet,
+        term: Term,
+        names: Mapping[str, str],
+        path: SearchPath | None = None,
+    ) -> dict[str, Database]:
+        """A manager on each schema of the set, for as long as `term` lasts.
+
+        `names` are what its SQL can speak of; `path` is its search path where that is not the run's.
+        """
+        chosen, always = (self._common.path, False) if path is None else (path, True)
+        managers: dict[str, Database] = {}
+        for service, schema in built.schemas.items():
+            managers[service] = Database(
+                pool=self.pool,
+                schema=schema,
+                service=service,
+                term=term,
+                names=names,
+                dsn=self.dsn,
+                path=chosen.for_schema(schema, always=always),
+                sibling=managers.get,
+            )
+        return managers
+
+    async def settle_in(self, built: BuiltSet) -> None:
+        """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
+        schemas = None if self._manner.proof is None else list(built.schemas.values())
+        self._recyclable[built] = await self._recycler.note(schemas)
+
+    def begin(self, built: BuiltSet) -> None:
+        """Says that a set is leased now, if it is one that will be given back."""
+        if built in self._recyclable:
+            self._recycler.begin(self._recyclable[built])
+
+    async def recycle(self, built: BuiltSet) -> str:
+        """Makes a set as it was before; returns why that cannot be, or ""."""
+        return await self._recycler.recycle(self._recyclable[built])
+
+    def forget(self, sets: Sequence[BuiltSet]) -> None:
+        """Says that these sets are given up."""
+        for each in sets:
+            if noted := self._recyclable.pop(each, None):
+                noted.pristine.close()
+
+    async def close(self) -> None:
+        """Closes the connection, and forgets all sets."""
+        self.forget(list(self._recyclable))
+        await self.admin.close()
+
+    async def _build(self, built: BuiltSet, others: Sequence[str], term: Term) -> None:
+        plan, schemas = built.plan, built.schemas
+        contents = self._common.contents
+        databases = self.managers(built, term, schemas)
+
+        async def seed(member: Member, builder: Builder) -> None:
+            await sow(builder, member.name, member.service.seeds, databases[member.name])
+
+        async with self.admin.tester() as connection:
+            first = plan.key not in contents.seen
+            reach = await Reach.before(connection, plan, schemas, others) if first and self._manner.proof else None
+            after = reach.check_file if reach else None
+            known = contents.recordings.get(plan)
+            made = await build(connection, plan, schemas, self._manner, seed=seed, after=after, recording=known)
+            if reach is not None:
+                await reach.check_set()
+            if first:
+                warn_of_order(plan)
+            contents.seen.add(plan.key)
+            contents.recordings.keep(plan, made)
+
+    async def _make_extensions(self, plan: Plan) -> None:
+        wanted = self._common.extensions.union(*(member.extensions for member in plan.members)) - self._made
+        if wanted:
+            async with self.admin.administrator() as connection:
+                await extensions.make(connection, wanted, self._common.endpoint)
+            self._made |= wanted
+
+
+@contextmanager
+def _server_failures_told(plan: Plan) -> Iterator[None]:
+    """What comes up between the migrations: a right that was taken away, a server that went down."""
+    try:
+        yield
+    except FAILURES as error:
+        names = ", ".join(map(repr, plan.names))
+        raise BuildError(f"the schemas of {names} could not be made: {masked(str(error))}") from error

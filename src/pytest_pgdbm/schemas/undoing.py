@@ -1,0 +1,49 @@
+"""Work that leaves nothing behind when it fails or is interrupted, however often."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+SECONDS_TO_UNDO = 10.0
+"""How long the end of the process waits for builds that are being undone."""
+
+
+class Undoing:
+    """The builds of a home that are under way, and those that are being undone."""
+
+    def __init__(self) -> None:
+        self._working: set[asyncio.Task[Any]] = set()
+
+    async def do(self, work: Awaitable[T], undo: Callable[[BaseException], Coroutine[Any, Any, None]]) -> T:
+        """The result of the work. If it raises, that goes on up once `undo`, which is given it, has run."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._working.add(task)
+        try:
+            return await work
+        except BaseException as error:
+            await asyncio.shield(self._begin(undo(error)))
+            raise
+        finally:
+            self._working.discard(task)
+
+    async def idle(self) -> None:
+        """Waits until nothing is under way, for ten seconds at most."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle(), SECONDS_TO_UNDO)
+
+    async def _idle(self) -> None:
+        while self._working:
+            await asyncio.wait(self._working)
+
+    def _begin(self, undoing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Its own task, which goes on when the one that waits for it is cancelled once more."""
+        task = asyncio.ensure_future(undoing)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        return task
