@@ -1,7 +1,7 @@
-"""Makes databases for sets, and is the only place where a database is dropped.
+"""Databases that are a set's alone.
 
-One goes only with proof that this run made it: its name, and a comment on it. A comment on a database lies in a catalog
-that all databases share, so it is read from outside: https://www.postgresql.org/docs/current/functions-info.html
+One is dropped only with proof that this run made it: its name, and a comment on it. A comment on a database lies in a
+catalog that all databases share, so it is read from outside.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import asyncpg
 
+from pytest_pgdbm.connections import cluster
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
@@ -19,14 +20,21 @@ from pytest_pgdbm.ground.records import Endpoint
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.watched import FAILURES
+from pytest_pgdbm.schemas.workers_database import creation
 
-# The columns have changed their names from version to version: datlocprovider came with 15, daticulocale became
-# datlocale with 17. https://www.postgresql.org/docs/current/catalog-pg-database.html
+# First that of the database at the URL, and then that of template1, unless it is the same. The columns have changed
+# their names: datlocprovider came with 15, daticulocale became datlocale with 17.
+# https://www.postgresql.org/docs/current/catalog-pg-database.html
 _LOCALES = """
-select pg_catalog.pg_encoding_to_char(d.encoding) as encoding, d.datcollate as collate, d.datctype as ctype,
-    coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') as provider,
-    coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale') as locale
-from pg_catalog.pg_database d where d.datname in (pg_catalog.current_database(), 'template1')
+with locales as (
+    select d.datname, pg_catalog.pg_encoding_to_char(d.encoding) as encoding, d.datcollate as collate,
+        d.datctype as ctype, coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', '') as provider,
+        coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale', '') as locale
+    from pg_catalog.pg_database d
+)
+select encoding, collate, ctype, provider, locale
+from locales where datname in (pg_catalog.current_database(), 'template1')
+group by 1, 2, 3, 4, 5 order by bool_or(datname = pg_catalog.current_database()) desc
 """
 
 _NOT_MADE = "a database of its own could not be made for a test (isolation 'database')"
@@ -75,9 +83,8 @@ class Databases:
             raise BuildError(f"{_NOT_MADE}\n  the server says: {masked(str(error))}") from error
 
     async def _make(self, connection: asyncpg.Connection, database: str) -> None:
-        template = await _template(connection, self._endpoint)
         try:
-            await connection.execute(_creation(database, self._endpoint, template))
+            await connection.execute(await _creation(connection, database, self._endpoint))
         except asyncpg.InsufficientPrivilegeError as error:
             role = quote_ident(await connection.fetchval("select current_user"))
             raise BuildError(
@@ -92,47 +99,31 @@ class Databases:
             return []
         if not self._proof.holds_for_database(database, found["comment"]):
             return [Kept(database, "no proof that this run made it", "database")]
-        # https://www.postgresql.org/docs/current/sql-dropdatabase.html
-        await connection.execute(f"drop database {quote_ident(database)} with (force)")
+        await cluster.drop_database(connection, database)
         return []
 
 
-def _creation(database: str, endpoint: Endpoint, template: str = "") -> str:
-    """The statement that makes a database as the server's administrator would: a copy of `template1`.
+async def _creation(connection: asyncpg.Connection, database: str, endpoint: Endpoint) -> str:
+    """The statement that makes the database.
 
-    `template` is SQL that says otherwise.
-    """
-    # Copying the files takes a quarter of the time of logging every page. The checkpoints that it needs cost nothing
-    # where nothing waits for disks; on a server that others use they would.
-    # https://www.postgresql.org/docs/current/sql-createdatabase.html
-    files = endpoint.own and int(endpoint.version.partition(".")[0]) >= 15
-    strategy = " strategy file_copy" if files else ""
-    # At a URL that is who is logged in, whom the URL need not name.
-    owner = f" owner {quote_ident(endpoint.login.user)}" if endpoint.own else ""
-    return f"create database {quote_ident(database)}{owner}{template}{strategy}"
-
-
-async def _template(connection: asyncpg.Connection, endpoint: Endpoint) -> str:
-    """What to copy: what is in `template1` would be in production's database too.
-
-    Where the database at the URL sorts and compares in another way, that counts for more, and only `template0` can be
-    made so.
+    At a URL it is a copy of `template1`, as production's was: what an administrator has put there is in it. Where the
+    database at the URL sorts and compares in another way, that counts for more, and only `template0` can be made so.
+    https://www.postgresql.org/docs/current/sql-createdatabase.html
     """
     if endpoint.own:
-        return ""
-    locales = {tuple(row.values()) for row in await connection.fetch(_LOCALES)}
-    if len(locales) == 1:
-        return ""
-    (here,) = await connection.fetch(_LOCALES.replace(", 'template1'", ""))
-    return _from_template0(here)
+        return creation(database, endpoint)
+    here, *others = await connection.fetch(_LOCALES)
+    return f"create database {quote_ident(database)}" + ("" if not others else _as_here(here))
 
 
-def _from_template0(here: asyncpg.Record) -> str:
+def _as_here(here: asyncpg.Record) -> str:
     text = (
         f" template template0 encoding {quote_literal(here['encoding'])}"
         f" lc_collate {quote_literal(here['collate'])} lc_ctype {quote_literal(here['ctype'])}"
     )
-    if here["provider"] == "i":
+    if here["provider"] == "c":
+        text += " locale_provider libc"
+    elif here["provider"] == "i":
         text += f" locale_provider icu icu_locale {quote_literal(here['locale'])}"
     elif here["provider"] == "b":
         text += f" locale_provider builtin builtin_locale {quote_literal(here['locale'])}"

@@ -23,7 +23,7 @@ async def make_database(endpoint: Endpoint, run: Run) -> str:
     database = names.database_name(run=run.id, worker=run.worker)
     async with _set_up(endpoint, run) as connection:
         try:
-            await connection.execute(_create(database, endpoint))
+            await connection.execute(creation(database, endpoint))
         except asyncpg.PostgresError as error:
             raise BuildError(f"database {database!r} could not be made: {error}") from error
     return database
@@ -48,7 +48,8 @@ async def _set_up(endpoint: Endpoint, run: Run) -> AsyncIterator[asyncpg.Connect
         await connection.close()
 
 
-def _create(database: str, endpoint: Endpoint) -> str:
+def creation(database: str, endpoint: Endpoint) -> str:
+    """The statement that makes a database on a server of our own."""
     text = f"create database {quote_ident(database)} owner {quote_ident(endpoint.login.user)}"
     if endpoint.kind == "embedded":
         text += " template template0"  # which no earlier run can have changed
