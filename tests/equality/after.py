@@ -42,6 +42,7 @@ _PLANNED = [
 
 async def used(ground: Ground, connection: asyncpg.Connection) -> Mapping[str, Sequence[str]]:
     """Writes to the set over this connection, always the same, and returns what has come of it."""
+    await ground.quiet()
     refused = []
     for program in _programs():
         if said := await execute(connection, ground.sql(program)):

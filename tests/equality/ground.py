@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -35,6 +36,15 @@ CLEAN_BEFORE_TEST = "reset session authorization; discard temp; discard sequence
 
 # A statement that waits for another connection of the same program would wait for ever.
 SETTINGS = {"lock_timeout": "30ms", "client_min_messages": "error"}
+
+
+_AT_WORK = """
+select exists (
+    select from pg_catalog.pg_stat_activity
+    where datid = (select oid from pg_catalog.pg_database where datname = current_database())
+        and pid <> pg_backend_pid() and (backend_xmin is not null or backend_xid is not null)
+)
+"""
 
 
 class Outcome(Protocol):
@@ -151,6 +161,14 @@ class Ground:
     async def differences(self) -> list[str]:
         """How the set is otherwise than when it was first leased."""
         return await self.observer.differences(self.first)
+
+    async def quiet(self) -> None:
+        """Waits until nobody's transaction keeps rows from being pruned: that of a process that is ending, say."""
+        for _ in range(1000):
+            if not await self.superuser.fetchval(_AT_WORK):
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("somebody is at work in the database")
 
     async def dump(self) -> str:
         """What `pg_dump` says of the set."""
