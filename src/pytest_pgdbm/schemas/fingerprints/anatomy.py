@@ -61,7 +61,12 @@ RELATION = {
 }
 """Objects that are part of a relation, with the column that says of which."""
 
-_SCHEMA = {"pg_class": "relnamespace", "pg_type": "typnamespace", "pg_proc": "pronamespace"}
+_SCHEMA = {
+    "pg_class": "relnamespace",
+    "pg_type": "typnamespace",
+    "pg_proc": "pronamespace",
+    "pg_statistic_ext": "stxnamespace",
+}
 
 _WHOLE = (
     "pg_am",

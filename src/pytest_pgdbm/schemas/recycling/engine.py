@@ -71,9 +71,12 @@ class Recycler:
         Raises Unrecyclable, or what the connection raises.
         """
         async with self._admin.resetter() as connection:
-            pristine = await note(connection, schemas)
-            recyclable = Recyclable(f"pgdbm_reset_{next(self._numbers)}", pristine)
-            await self._empty(connection, recyclable)
+            try:
+                pristine = await note(connection, schemas)
+                recyclable = Recyclable(f"pgdbm_reset_{next(self._numbers)}", pristine)
+                await self._empty(connection, recyclable)
+            except asyncpg.PostgresError as error:
+                raise Unrecyclable(f"the server said: {masked(str(error))}") from error
         return recyclable
 
     async def recycle(self, recyclable: Recyclable) -> str:
@@ -92,10 +95,10 @@ class Recycler:
 
     async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
         pristine = recyclable.pristine
-        found = await self._looked_at(connection, recyclable)
+        found, moved = await self._looked_at(connection, recyclable)
         if found.state == function.UNTOUCHED:
             return
-        left = await _vacuumed(connection, pristine, found)
+        left = await _vacuumed(connection, pristine, found, moved)
         truncated = await _truncate(connection, pristine, left)
         touched = [table for table in pristine.inventory.tables if table.oid in {*found.touched, *truncated}]
         touched = [table for table in touched if table.oid in pristine.seeded]
@@ -107,12 +110,16 @@ class Recycler:
         written = {*found.dirty, *found.touched, *found.gained} - truncated
         if await reshape(connection, pristine.inventory, sorted(written)) or truncated or views:
             await _expect_same(connection, pristine)
-        if touched or views:
-            pristine.files = await read_files(connection, pristine.seeded)
+        if touched or views or truncated:
+            pristine.files = await read_files(connection, pristine.inventory.stored)
             recyclable.session = -1  # the function knows the rows by their writers
 
-    async def _looked_at(self, connection: asyncpg.Connection, recyclable: Recyclable) -> Found:
-        """What the function finds, once nobody is at work in the set. Raises Unrecyclable."""
+    async def _looked_at(self, connection: asyncpg.Connection, recyclable: Recyclable) -> tuple[Found, Collection[int]]:
+        """What the function finds, once nobody is at work in the set, and which relations have new files.
+
+        Raises Unrecyclable.
+        """
+        moved: Collection[int] = ()
         found = await self._empty(connection, recyclable)
         deadline = asyncio.get_running_loop().time() + HOLDERS_WAIT
         while found.state == HELD:
@@ -122,12 +129,12 @@ class Recycler:
             found = await self._empty(connection, recyclable)
         if found.state == CHANGED:
             await _expect_same(connection, recyclable.pristine, found.structure)
-            await _disown_moved(connection, recyclable.pristine)
+            moved = await _disown_moved(connection, recyclable.pristine)
             recyclable.session = -1  # it may look for other OIDs now
             found = await self._empty(connection, recyclable)
             if found.state != function.EMPTIED:
                 raise Unrecyclable("somebody is at work in it")
-        return found
+        return found, moved
 
     async def _empty(self, connection: asyncpg.Connection, recyclable: Recyclable) -> Found:
         if recyclable.session != self._admin.session:
@@ -140,14 +147,17 @@ class Recycler:
         return found
 
 
-async def _vacuumed(connection: asyncpg.Connection, pristine: Pristine, found: Found) -> set[int]:
+async def _vacuumed(
+    connection: asyncpg.Connection, pristine: Pristine, found: Found, moved: Collection[int]
+) -> set[int]:
     """Takes tables back to the pages that they had; those that are to be filled again, to none.
 
     Returns the tables where that was not possible, which have to be truncated, as the large ones have to be.
     """
     sizes = {oid: rows.pages for oid, rows in pristine.seeded.items()}
     sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
-    written = {*found.dirty, *found.touched, *pristine.seeded} - set(found.large)
+    # In a new file the planner takes an empty table for one that it knows nothing of.
+    written = {*found.dirty, *found.touched, *pristine.seeded, *moved} - set(found.large)
     tables = [table for table in pristine.inventory.tables if table.oid in written]
     return {*found.large, *(table.oid for table in await vacuum(connection, tables, sizes))}
 
@@ -161,6 +171,7 @@ async def _truncate(connection: asyncpg.Connection, pristine: Pristine, oids: Co
     if tables:
         names = ", ".join(f"{'only ' if table.kind == 'r' else ''}{table}" for table in tables)
         await connection.execute(f"truncate {names}")
+        await vacuum(connection, [table for table in tables if table.kind == "r"])
     return {table.oid for table in tables}
 
 
@@ -190,13 +201,18 @@ async def _refresh(connection: asyncpg.Connection, pristine: Pristine, views: Se
     pristine.seeded.update(await read_rows(connection, filled))
 
 
-async def _disown_moved(connection: asyncpg.Connection, pristine: Pristine) -> None:
-    """Takes rows that were all written anew, by the same transactions but in another order, for touched."""
-    now = await read_files(connection, pristine.seeded)
-    for oid, file in pristine.files.items():
-        if now.get(oid) != file and not await pristine.copies[oid].is_like(connection):
+async def _disown_moved(connection: asyncpg.Connection, pristine: Pristine) -> set[int]:
+    """Takes rows that were all written anew, by the same transactions but in another order, for touched.
+
+    Returns the relations with new files.
+    """
+    now = await read_files(connection, pristine.inventory.stored)
+    moved = {oid for oid, file in now.items() if pristine.files[oid] != file}
+    for oid in moved & set(pristine.seeded):
+        if not await pristine.copies[oid].is_like(connection):
             pristine.seeded[oid] = dataclasses.replace(pristine.seeded[oid], writers=())
     pristine.files = now
+    return moved
 
 
 async def _expect_same(connection: asyncpg.Connection, pristine: Pristine, structure: str | None = None) -> None:

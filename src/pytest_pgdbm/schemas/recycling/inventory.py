@@ -122,6 +122,11 @@ class Inventory:
         """The sequences."""
         return [each for each in self.relations.values() if each.kind == "S"]
 
+    @property
+    def stored(self) -> list[int]:
+        """The OIDs of all that has rows in files of its own."""
+        return [each.oid for each in (*self.tables, *self.views)]
+
     def with_referring(self, oids: Iterable[int]) -> list[Relation]:
         """These tables and all that refer to them, directly or through others: what TRUNCATE must be given at once."""
         found = set(oids)

@@ -56,8 +56,8 @@ class Unrecyclable(Exception):
 class Pristine:
     """A set as it was first leased.
 
-    `values` are those of the sequences, `copies` the rows that were there, `files` the numbers of the files of tables
-    with such rows, all by OID.
+    `values` are those of the sequences, `copies` the rows that were there, `files` the numbers of the files of all
+    tables, all by OID.
     """
 
     schemas: Sequence[str]
@@ -89,10 +89,9 @@ async def note(connection: asyncpg.Connection, schemas: Collection[str] | None) 
     inventory = await read_inventory(connection, names)
     filled = await _filled(connection, inventory)
     seeded = await read_rows(connection, filled)
-    _check(inventory, seeded)
     values = await _values(connection, inventory.sequences)
     taken = await fingerprint.take(connection, None if schemas is None else names)
-    pristine = Pristine(names, inventory, taken, seeded, values, await read_files(connection, seeded), {})
+    pristine = Pristine(names, inventory, taken, seeded, values, await read_files(connection, inventory.stored), {})
     try:
         for relation in filled:
             pristine.copies[relation.oid] = await copy(connection, relation)
@@ -171,6 +170,7 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[
         raise Unrecyclable(f"another connection in the database still sees rows that were deleted from {unfinished[0]}")
     pages = await connection.fetch(_PAGES, [each.oid for each in stored])
     filled = [inventory.relations[row["oid"]] for row in pages if row["size"]]
+    _check(filled)
     loose = {row["oid"] for row in await _look_at_rows(connection, filled) if row["holes"]}
     for relation in (each for each in filled if each.oid in loose and each.kind == "r"):
         await connection.execute(f"vacuum (full) {relation}")
@@ -198,12 +198,10 @@ async def _look_at_rows(connection: asyncpg.Connection, relations: Sequence[Rela
     return rows
 
 
-def _check(inventory: Inventory, seeded: Mapping[int, SeededRows]) -> None:
-    for oid in seeded:
-        if inventory.relations[oid].filtered:
-            raise Unrecyclable(
-                f"a policy hides rows of {inventory.relations[oid]} from its owner (FORCE ROW LEVEL SECURITY)"
-            )
+def _check(filled: Iterable[Relation]) -> None:
+    for relation in filled:
+        if relation.filtered:
+            raise Unrecyclable(f"a policy hides rows of {relation} from its owner (FORCE ROW LEVEL SECURITY)")
 
 
 async def _values(connection: asyncpg.Connection, sequences: Sequence[Relation]) -> dict[int, tuple[int, bool]]:
