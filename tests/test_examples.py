@@ -77,6 +77,11 @@ def test_shared_pool_passes_on_two_workers_and_leaves_nothing_but_its_extension(
     assert_only_extensions(query, ["citext"])
 
 
+@pytest.mark.parametrize("name", ["quickstart", "fastapi_app", "monitoring"])
+def test_an_example_passes_in_databases_of_its_own_too(name: str, pytester: pytest.Pytester) -> None:
+    assert_all_passed(run(pytester, name, "--pgdbm-isolation=database"), name)
+
+
 def assert_only_extensions(query: Query, extensions: list[str]) -> None:
     assert [row["nspname"] for row in query(OWN_SCHEMAS)] == ["public"]
     assert query(OBJECTS) == []

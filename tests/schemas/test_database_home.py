@@ -218,6 +218,7 @@ def test_a_build_that_does_not_come_to_its_end_leaves_no_database(homes: Homes, 
                         "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname like $1",
                         f"pgdbm_{homes.workshop.run.id}_%",
                     ):
+                        assert not building.done()
                         await asyncio.sleep(0.01)
                 for _ in range(3):
                     building.cancel()

@@ -27,12 +27,12 @@ from pytest_pgdbm.schemas.workers_database import creation
 # https://www.postgresql.org/docs/current/catalog-pg-database.html
 _LOCALES = """
 with locales as (
-    select d.datname, pg_catalog.pg_encoding_to_char(d.encoding) as encoding, d.datcollate as collate,
+    select d.datname, pg_catalog.pg_encoding_to_char(d.encoding) as encoding, d.datcollate as sorting,
         d.datctype as ctype, coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', '') as provider,
         coalesce(pg_catalog.to_jsonb(d) ->> 'datlocale', pg_catalog.to_jsonb(d) ->> 'daticulocale', '') as locale
     from pg_catalog.pg_database d
 )
-select encoding, collate, ctype, provider, locale
+select encoding, sorting, ctype, provider, locale
 from locales where datname in (pg_catalog.current_database(), 'template1')
 group by 1, 2, 3, 4, 5 order by bool_or(datname = pg_catalog.current_database()) desc
 """
@@ -119,7 +119,7 @@ async def _creation(connection: asyncpg.Connection, database: str, endpoint: End
 def _as_here(here: asyncpg.Record) -> str:
     text = (
         f" template template0 encoding {quote_literal(here['encoding'])}"
-        f" lc_collate {quote_literal(here['collate'])} lc_ctype {quote_literal(here['ctype'])}"
+        f" lc_collate {quote_literal(here['sorting'])} lc_ctype {quote_literal(here['ctype'])}"
     )
     if here["provider"] == "c":
         text += " locale_provider libc"
