@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -15,9 +17,13 @@ from workshop import connected
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.loop import PrivateLoop
 from pytest_pgdbm.fixtures import SESSION
-from pytest_pgdbm.ground.records import Endpoint
+from pytest_pgdbm.ground.names import new_run
+from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.session import Session
 
 T = TypeVar("T")
+
+_SERVER = pytest.StashKey[Session]()
 
 ALL = Recipe(
     {"depot": migrations.DEPOT_FILES, "shop": migrations.SHOP_FILES, "vault": migrations.VAULT_FILES},
@@ -78,6 +84,14 @@ async def _autovacuum(server: Endpoint, how: str) -> None:
 
 
 def server_of(request: pytest.FixtureRequest) -> Endpoint:
-    """The run's server, started."""
-    request.getfixturevalue("pgdbm_server")
-    return request.config.stash[SESSION]._get_endpoint()
+    """A server that no other worker uses, whose transactions would keep pages from being pruned at times.
+
+    It is like the run's, and ends with the run.
+    """
+    config = request.config
+    if _SERVER not in config.stash:
+        run = new_run()
+        folder = Path(tempfile.gettempdir(), f"pgdbm-{os.getuid()}-{run}")
+        config.stash[_SERVER] = Session(config.stash[SESSION].settings, Run(run, folder))
+        config.add_cleanup(config.stash[_SERVER].close)
+    return config.stash[_SERVER]._get_endpoint()
