@@ -262,6 +262,8 @@ def test_every_command_is_one_that_works(pytester: pytest.Pytester) -> None:
             assert words[1] == "install", block
             for extra in re.findall(r"\[(.*?)\]", " ".join(words)):
                 assert set(extra.split(",")) <= set(known), block
+        elif words[1:3] == ["-m", "benchmarks"]:
+            assert set(words[3:]) <= {"--quick"}, block
         else:
             assert words == ["python3", "-m", "venv", ".venv"], f"{block}: {words}"
 
