@@ -121,6 +121,13 @@ def test_the_next_run_has_the_same_server_and_finds_nothing_of_the_last_one(scen
     assert first["mine"] not in others
 
 
+def test_databases_of_tests_are_gone_too(scene: Scene) -> None:
+    first = scene.run("--pgdbm-isolation=database")
+    second = scene.run("--pgdbm-isolation=database")
+    assert second["port"] == first["port"]
+    assert not set(first["databases"]) & set(second["databases"]) - set(OURS)
+
+
 def test_without_the_option_a_run_has_a_server_of_its_own(scene: Scene) -> None:
     first = scene.run()
     assert scene.run(minutes="off")["port"] != first["port"]

@@ -96,7 +96,7 @@ def take(parent: Path, key: str, run: Run, seconds: float) -> KeptServer | None:
 
 def sweep(parent: Path) -> None:
     """Clears what is left of kept servers whose keeper was killed, and that no run holds."""
-    stale.sweep(parent / "none of them")
+    stale.sweep(parent)
 
 
 @dataclass(frozen=True)

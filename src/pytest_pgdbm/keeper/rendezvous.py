@@ -27,7 +27,7 @@ def join(run: Run) -> Holding:
     it. Raises ServerFailed if the folder cannot be made, or is not the caller's.
     """
     lease = _enter(run)
-    stale.sweep(run.folder)
+    stale.sweep(run.folder.parent, mine=run.folder)
     return Holding(run.folder, lease)
 
 

@@ -83,10 +83,10 @@ def clear_runs(folder: Path) -> None:
             lease.unlink()
 
 
-def sweep(folder: Path) -> None:
-    """Clears the folders of dead runs beside this one. What cannot be cleared stays for the next run."""
-    for other in folder.parent.glob(f"pgdbm-{folders.user()}-*"):
-        if other != folder and folders.is_ours(other):
+def sweep(parent: Path, mine: Path | None = None) -> None:
+    """Clears the folders of dead runs, without looking at `mine`. What cannot be cleared stays for the next run."""
+    for other in parent.glob(f"pgdbm-{folders.user()}-*"):
+        if other != mine and folders.is_ours(other):
             with contextlib.suppress(OSError, PgdbmError):
                 _sweep(other)
 

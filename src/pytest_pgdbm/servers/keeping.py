@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from pytest_pgdbm.ground.errors import ServerFailed
@@ -19,7 +20,7 @@ from pytest_pgdbm.settings import Settings
 _NONE = "no server is kept"
 _WITH_ITS_RUN = "ends with the run that uses it"
 _FORMAT = 1
-"""Changes with what a run expects of a kept server, and with what is noted of it."""
+"""Changes with what a run expects of a kept server."""
 
 
 def kept_server(job: Job, run: Run, settings: Settings) -> kept.KeptServer | None:
@@ -63,8 +64,7 @@ def _all(environ: Mapping[str, str]) -> list[kept.Seen]:
 
 
 def _told(one: kept.Seen) -> str:
-    endpoint = Endpoint.from_json(one.server)
-    return f"embedded PostgreSQL {endpoint.version} ({endpoint.why}) on port {endpoint.port}"
+    return f"embedded PostgreSQL {one.server['version']} ({one.server['why']}) on port {one.server['port']}"
 
 
 def _state(one: kept.Seen) -> str:
@@ -78,6 +78,7 @@ def _key(job: Job, settings: Settings) -> str:
     """Stands for all that makes one server unlike another; the cluster's name stands for programs and system."""
     parts = [
         _FORMAT,
+        [field.name for field in fields(Endpoint)],
         Path(job.cluster or "").name,
         job.admin.user,
         settings.role.value,
