@@ -142,13 +142,13 @@ def test_without_a_loop(pgdbm_database):
 
 def test_a_whole_database_at_a_url(shop: Project, made_here: Callable[[], list[str]]) -> None:
     shop.run(test=WHOLE).assert_outcomes(passed=25)
-    assert 2 <= len(set(seen_by(shop))) <= 3
+    assert len(set(seen_by(shop))) <= 3
     assert made_here() == []
 
 
 def test_and_on_a_server_of_its_own(own_shop: Project) -> None:
     own_shop.run(test=WHOLE).assert_outcomes(passed=25)
-    assert 2 <= len(set(seen_by(own_shop))) <= 3
+    assert len(set(seen_by(own_shop))) <= 3
 
 
 def test_with_two_workers(shop: Project, made_here: Callable[[], list[str]]) -> None:
