@@ -31,6 +31,8 @@ class Recorder:
             self._tests[-1]["over"] = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not self._tests:  # in xdist's controller, which runs none itself
+            return
         self._tests[-1][report.when or ""] = report.duration
         if report.when == "call":
             self._tests[-1]["called"] = time.monotonic()

@@ -80,7 +80,8 @@ def finish(command: list[str], environment: Mapping[str, str]) -> str:
 def stop_kept(cache: Path) -> None:
     """Stops the servers that runs with this cache have kept."""
     variables = {**environment(Path(os.devnull), {}), "PGDBM_CACHE_DIR": str(cache)}
-    finish([sys.executable, "-m", "pytest", "-c", str(SUITES / "pytest.ini"), "--pgdbm-kept=stop"], variables)
+    here = str(SUITES / "no_database")  # not the folder in which somebody stands, whose conftest would be loaded
+    finish([sys.executable, "-m", "pytest", "-c", str(SUITES / "pytest.ini"), "--pgdbm-kept=stop", here], variables)
 
 
 def command(suite: str, options: Iterable[str] = (), plugins: Iterable[str] = _WANTED) -> list[str]:
