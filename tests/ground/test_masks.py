@@ -54,6 +54,7 @@ def test_a_password_in_a_key_value_string_is_hidden(password: str, after: str) -
 
 
 @given(PASSWORDS)
+@example("\\':Zw9")
 def test_a_password_in_the_print_of_python_and_sql_is_hidden(password: str) -> None:
     assert "Zw9" not in masked(repr({"user": "u", "password": password}))
     assert "Zw9" not in masked(f"DatabaseConfig(host='h', password={password!r}, port=1)")

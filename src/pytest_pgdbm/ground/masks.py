@@ -15,10 +15,11 @@ _NO_HOST = re.compile(
     r"(?P<secret>(?!\d{1,5}(?:[^\w%]|$))[^\s/?#@,'\"]+)",
     re.IGNORECASE,
 )
-# As in a key-value string, in Python's and JSON's print of one, and in SQL: PASSWORD 'x'.
+# As in a key-value string, in Python's and JSON's print of one, and in SQL: PASSWORD 'x'. Whether '\' escapes a quote
+# depends on which of them it is; rather too much is hidden than too little.
 _QUOTED = re.compile(
     r"(?P<head>password[\"']?(?:\s*[=:]\s*|\s+))"
-    r"(?P<quote>[\"'])(?P<secret>(?:(?P=quote){2}|[^\\\n]|\\(?:.|$))*?)(?:(?P=quote)(?!\w|(?P=quote))|$)",
+    r"(?P<quote>[\"'])(?P<secret>(?:(?P=quote){2}|[^\\\n]|\\(?:(?P=quote){2}|.|$))*?)(?:(?P=quote)(?!\w|(?P=quote))|$)",
     re.IGNORECASE | re.MULTILINE,
 )
 # In a query string it ends at the next '&name=', in a key-value string at a space without '\'.
