@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,18 +88,19 @@ class _Sampler:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._sample()), daemon=True)
+        self._thread = ThreadPoolExecutor(1)
         self._ready, self._over = threading.Event(), threading.Event()
         self.peak = self.now = self.budget = 0
 
     def __enter__(self) -> _Sampler:
-        self._thread.start()
-        self._ready.wait(30)
+        self._sampling = self._thread.submit(asyncio.run, self._sample())
+        self._sampling.add_done_callback(lambda _: self._ready.set())
+        self._ready.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._sampling.result()
 
     async def _sample(self) -> None:
         import asyncpg
@@ -128,11 +130,11 @@ select current_setting('max_connections')::int as most,
 
 async def _budget(connection: Any) -> int:
     """What the workers may take together: each its pool, and one connection for building and dropping."""
-    from pytest_pgdbm.session import pool_size
+    from pytest_pgdbm.connections.budget import Budget
 
     limits = await connection.fetchrow(_LIMITS)
     endpoint: Any = SimpleNamespace(max_connections=limits["most"], reserved_connections=limits["reserved"])
-    return WORKERS * (pool_size(endpoint, WORKERS) + 1)
+    return WORKERS * (Budget.of(endpoint, WORKERS).pool + 1)
 
 
 def table(counts: list[Count]) -> list[str]:

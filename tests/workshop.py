@@ -6,7 +6,6 @@ The conftest makes its fixtures known to all tests.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -24,7 +23,8 @@ from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
 from pytest_pgdbm.fixtures import SESSION
 from pytest_pgdbm.ground import names
-from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.ground.endpoint import Endpoint
+from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.leasing.resolver import Asked, Library, Resolver
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet
@@ -85,7 +85,7 @@ class Workshop:
         pool = SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4)
         self._pools.append(pool)
         pinned = chosen.for_pool(PGDBM_PATH)
-        run = dataclasses.replace(self.run, worker=worker)
+        run = self.run._replace(worker=worker)
         common = Common(endpoint, run, chosen, pinned, timeout, frozenset(extensions))
         home = Home(common, self.database, pool)
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.manager import Database
     from pytest_pgdbm.fixtures import pgdbm_database, pgdbm_db
+    from pytest_pgdbm.ground.endpoint import PgdbmServer
     from pytest_pgdbm.ground.errors import (
         BuildError,
         ConfigError,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         SeedError,
         UnknownService,
     )
-    from pytest_pgdbm.ground.records import PgdbmServer
     from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
     from pytest_pgdbm.leasing.whole import WholeDatabase, WholeDatabaseFactory
     from pytest_pgdbm.services.service import Seed, Service
@@ -56,7 +56,7 @@ _HOME = {
     "Database": "connections.manager",
     "DatabaseFactory": "leasing.factory",
     "Lease": "leasing.factory",
-    "PgdbmServer": "ground.records",
+    "PgdbmServer": "ground.endpoint",
     "Seed": "services.service",
     "Service": "services.service",
     "WholeDatabase": "leasing.whole",

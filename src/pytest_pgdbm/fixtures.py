@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
-from pytest_pgdbm.services.declarations import Declaration, Scope, check_name, check_scope
-from pytest_pgdbm.services.service import PathLike, Seed, Service
 
 if TYPE_CHECKING:
+    from pytest_pgdbm.connections.path import SearchPath
     from pytest_pgdbm.connections.pools import SharedPool
-    from pytest_pgdbm.ground.records import PgdbmServer
+    from pytest_pgdbm.ground.endpoint import PgdbmServer
     from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
     from pytest_pgdbm.leasing.resolver import Library, Resolver
     from pytest_pgdbm.leasing.tenants import Tenant
     from pytest_pgdbm.leasing.whole import WholeDatabaseFactory
+    from pytest_pgdbm.services.declarations import Declaration, Scope
+    from pytest_pgdbm.services.service import PathLike, Seed, Service
     from pytest_pgdbm.session import Session
 
 T = TypeVar("T")
 
 SESSION = pytest.StashKey["Session"]()
-FOUND = pytest.StashKey[dict[str, Service]]()
+FOUND = pytest.StashKey["dict[str, Service]"]()
 _LIBRARY = pytest.StashKey["Library"]()
 _RESOLVERS = pytest.StashKey["dict[object, Resolver]"]()
 _TENANTS = pytest.StashKey["list[Tenant]"]()
@@ -53,6 +53,8 @@ def pgdbm_db(
 
     Raises ConfigError for values that cannot be right.
     """
+    from pytest_pgdbm.services.declarations import Declaration
+
     caller = sys._getframe(1)
     given: dict[str, Any] = {
         "migrations": migrations,
@@ -83,6 +85,8 @@ def pgdbm_database(*services: str, scope: Scope = "function") -> Any:
 
     Raises ConfigError for values that cannot be right.
     """
+    from pytest_pgdbm.services.declarations import check_name, check_scope
+
     for name in services:
         check_name(name, "pgdbm_database")
     check_scope(scope)
@@ -271,6 +275,8 @@ def _marked_seeds(node: Any) -> dict[str, Any]:
 
 
 def _marked_path(node: Any) -> SearchPath | None:
+    from pytest_pgdbm.connections.path import SearchPath
+
     path = _marked(node, "search_path")
     return None if path is None else SearchPath.parse(path)
 

@@ -15,11 +15,11 @@ from pytest_pgdbm.fixtures import FOUND, SESSION
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.ground.records import Process, Run
-from pytest_pgdbm.services.discovery import from_ini
 from pytest_pgdbm.session import Session
 
 if TYPE_CHECKING:
     from pytest_pgdbm.leasing.leaks import Leak
+    from pytest_pgdbm.services.service import Service
 
 _KEPT = pytest.StashKey[list[str]]()
 _WORKERS = pytest.StashKey[list[report.Told]]()
@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         config.stash[SESSION] = Session(_settings(config), _run(config))
-        config.stash[FOUND] = from_ini(config.getini("pgdbm_services"), _ini_dir(config))
+        config.stash[FOUND] = _services(config)
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SESSION].debugged = bool(config.option.usepdb or config.option.trace)
@@ -197,6 +197,15 @@ def _settings(config: pytest.Config) -> settings.Settings:
         ini_name=config.inipath.name if config.inipath else "ini",
         ini_dir=_ini_dir(config),
     )
+
+
+def _services(config: pytest.Config) -> dict[str, Service]:
+    lines = config.getini("pgdbm_services")
+    if not lines:
+        return {}
+    from pytest_pgdbm.services.discovery import from_ini
+
+    return from_ini(lines, _ini_dir(config))
 
 
 def _ini_dir(config: pytest.Config) -> Path:

@@ -11,19 +11,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_pgdbm.connections import quiet
-from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import PgdbmError, ServerGone, SharedFailure
 from pytest_pgdbm.ground.masks import SecretUrl
-from pytest_pgdbm.ground.records import Endpoint, PgdbmServer, Run
-from pytest_pgdbm.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.budget import Budget
     from pytest_pgdbm.connections.loop import PrivateLoop
     from pytest_pgdbm.connections.manager import Database
+    from pytest_pgdbm.connections.path import SearchPath
     from pytest_pgdbm.connections.pool_set import Pools
     from pytest_pgdbm.connections.pools import SharedPool
+    from pytest_pgdbm.ground.endpoint import Endpoint, PgdbmServer
+    from pytest_pgdbm.ground.records import Run
     from pytest_pgdbm.keeper import Holding
     from pytest_pgdbm.leasing.leaks import Leak
     from pytest_pgdbm.leasing.leases import Leases
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_pgdbm.schemas.home import Home
     from pytest_pgdbm.schemas.plan import Plan
     from pytest_pgdbm.schemas.site import Common
+    from pytest_pgdbm.settings import Settings
 
 SECONDS_FOR_A_SERVER = 300.0
 """How long a process waits for another one that starts the run's server; pulling an image takes its time."""
@@ -67,6 +68,8 @@ class Session:
     @cached_property
     def server(self) -> PgdbmServer:
         """The run's server, as users see it. Raises NoServer, once with the whole story."""
+        from pytest_pgdbm.ground.endpoint import PgdbmServer
+
         endpoint = self._get_endpoint()
         return PgdbmServer(
             kind=endpoint.kind,
@@ -228,6 +231,8 @@ class Session:
 
     @cached_property
     def _path(self) -> SearchPath:
+        from pytest_pgdbm.connections.path import SearchPath
+
         return SearchPath.parse(self.settings.search_path.value)
 
     @cached_property
@@ -252,6 +257,7 @@ class Session:
 
     @cached_property
     def _endpoint(self) -> Endpoint:
+        from pytest_pgdbm.ground.endpoint import Endpoint
         from pytest_pgdbm.servers.choosing import Choice, get_server
 
         needed = {*self.settings.extensions.value, *self.needed_extensions()}

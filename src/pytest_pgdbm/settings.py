@@ -11,9 +11,9 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 from pytest_pgdbm.ground.errors import ConfigError
@@ -39,8 +39,7 @@ class Setting(Generic[T]):
     source: str
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings of a run.
 
     `server_bin` is an absolute path, `server_version` the wanted version as `16` or `16.4`.
@@ -63,8 +62,7 @@ class Settings:
     migration_timeout: Setting[float | None]
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One setting as pytest registers it. `ini_type` is the type that `addini` takes."""
 
     stem: str
@@ -190,11 +188,10 @@ def changed(settings: Settings) -> list[str]:
     """A line for each setting that is not as by default: `server=embedded (from PGDBM_SERVER)`."""
     defaults = {option.field: option for option in OPTIONS}
     lines = []
-    for field in fields(settings):
-        setting = getattr(settings, field.name)
-        if setting.source != DEFAULT and setting.value != defaults[field.name].default:
-            note = _unused_note(field.name, settings)
-            stem = defaults[field.name].stem
+    for field, setting in settings._asdict().items():
+        if setting.source != DEFAULT and setting.value != defaults[field].default:
+            note = _unused_note(field, settings)
+            stem = defaults[field].stem
             lines.append(f"{stem}={_shown(setting.value)} (from {setting.source}{note})")
     return lines
 
@@ -225,8 +222,7 @@ def _check_together(settings: Settings) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Given:
+class _Given(NamedTuple):
     """A raw value, where it came from, and the folder at which a relative path starts."""
 
     option: Option
@@ -350,7 +346,7 @@ def _migration_timeout(given: _Given) -> float:
 
 
 _FORM = "postgresql://user:password@host:5432/database"
-_URL = re.compile(r"[^:]+://(?P<authority>[^/?#]*)(?:/(?P<database>[^?#]*))?(?:\?(?P<query>[^#]*))?")
+_URL = r"[^:]+://(?P<authority>[^/?#]*)(?:/(?P<database>[^?#]*))?(?:\?(?P<query>[^#]*))?"
 
 
 def _url(given: _Given) -> SecretUrl:
@@ -393,7 +389,7 @@ def _scheme_problem(scheme: str) -> str | None:
 def _parts_problem(url: str) -> str | None:
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", url):
         return "holds a '%' that starts no character code; write a '%' as %25"
-    match = _URL.fullmatch(url)
+    match = re.fullmatch(_URL, url)
     if match is None:
         return "holds a '#'; write it as %23"
     login, _, hosts = match["authority"].rpartition("@")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_pgdbm.connections.budget import Budget
-from pytest_pgdbm.ground.records import Endpoint, Login
+from pytest_pgdbm.ground.endpoint import Endpoint, Login
 
 SERVER = Endpoint("url", "18.1", "localhost", 5432, "db", Login("me"), Login("me"))
 

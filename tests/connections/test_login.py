@@ -15,8 +15,8 @@ from keeper.runs import a_job, a_run
 from workshop import Workshop, connected
 
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
-from pytest_pgdbm.ground.records import Endpoint, Login
 from pytest_pgdbm.schemas.drop import drop
 from pytest_pgdbm.schemas.holders import find_holders
 from pytest_pgdbm.schemas.proof import Proof

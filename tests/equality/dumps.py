@@ -18,8 +18,8 @@ import asyncpg
 from equality import structure
 from equality.structure import Catalogs, Structure
 
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
-from pytest_pgdbm.ground.records import Endpoint
 from pytest_pgdbm.servers.installations import find_installations
 
 AS_STORED = """

@@ -18,8 +18,8 @@ from workshop import Workshop, connected
 
 from pytest_pgdbm import Service
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident
-from pytest_pgdbm.ground.records import Endpoint
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet
 

@@ -17,8 +17,9 @@ from workshop import connected
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.loop import PrivateLoop
 from pytest_pgdbm.fixtures import SESSION
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import new_run
-from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.session import Session
 
 T = TypeVar("T")

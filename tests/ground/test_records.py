@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pgdbm.ground.records import Endpoint, Login, Process, start_time
+from pytest_pgdbm.ground.endpoint import Endpoint, Login
+from pytest_pgdbm.ground.records import Process, start_time
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="start times are read from Linux's /proc")
 ENDPOINT = Endpoint(
@@ -61,7 +62,7 @@ def test_a_zombie_is_not_alive() -> None:
 def test_a_later_process_with_the_same_number_is_another_one() -> None:
     this = Process.this()
     assert this.started is not None
-    assert not replace(this, started=this.started - 1).alive()
+    assert not this._replace(started=this.started - 1).alive()
 
 
 @linux

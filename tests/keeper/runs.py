@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 import pytest_pgdbm
+from pytest_pgdbm.ground.endpoint import Login
 from pytest_pgdbm.ground.names import new_run
-from pytest_pgdbm.ground.records import Login, Run
+from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.servers.base import Job
 from pytest_pgdbm.servers.installations import find_installations
 from pytest_pgdbm.servers.scram import verifier

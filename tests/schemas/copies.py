@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident
-from pytest_pgdbm.ground.records import Endpoint
 from pytest_pgdbm.servers.installations import find_installations
 
 _NULL = "\\N"

@@ -340,7 +340,7 @@ def installation(tmp_path):
     (prefix / "share").mkdir()
     for name in ("bin/postgres", "bin/initdb", "share/postgres.bki"):
         (prefix / name).write_text(name)
-    return dataclasses.replace(found, bindir=prefix / "bin")
+    return found._replace(bindir=prefix / "bin")
 
 
 def name(installation):
@@ -348,7 +348,7 @@ def name(installation):
 
 
 def test_the_same_installation_has_the_same_cluster(installation):
-    assert name(installation) == name(dataclasses.replace(installation))
+    assert name(installation) == name(installation._replace())
 
 
 @pytest.mark.parametrize("file", ["bin/postgres", "bin/initdb", "share/postgres.bki"])
@@ -370,7 +370,7 @@ def test_other_programs_have_another_cluster(installation, file, change):
 def test_another_version_and_another_place_have_another_cluster(installation):
     moved = installation.bindir.with_name("bin2")
     shutil.copytree(installation.bindir, moved)
-    others = [dataclasses.replace(installation, version="18.99"), dataclasses.replace(installation, bindir=moved)]
+    others = [installation._replace(version="18.99"), installation._replace(bindir=moved)]
     assert len({name(one) for one in (installation, *others)}) == 3
 
 

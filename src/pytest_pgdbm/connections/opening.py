@@ -15,8 +15,8 @@ from pgdbm import AsyncDatabaseManager, DatabaseConfig
 from pytest_pgdbm.connections import backends, login
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import ConfigError
-from pytest_pgdbm.ground.records import Endpoint
 
 PGDBM_PATH: str | None = getattr(pgdbm.core, "NEUTRAL_SEARCH_PATH", None)
 """What pgdbm pins the search path of a shared pool to by itself; 0.4 does not pin."""

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.masks import masked
-from pytest_pgdbm.ground.records import Endpoint
 
 _FILE = "pgpass"
 

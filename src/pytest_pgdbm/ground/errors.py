@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class PgdbmError(Exception):
@@ -54,8 +54,7 @@ class NoServer(PgdbmError):
         super().__init__("\n".join(lines))
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One way to get a server that was tried, and why it failed."""
 
     kind: str

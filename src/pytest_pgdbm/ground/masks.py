@@ -6,34 +6,33 @@ import re
 
 HIDDEN = "****"
 
-_WORD = re.compile(r"(?<!\S)\S+")
-_URI_HEAD = re.compile(r"\b(?!https?:)[a-z][a-z0-9+.-]{0,30}://[^\s:]*:", re.IGNORECASE)
-_WEB_URI = re.compile(r"(?P<head>\bhttps?://[^\s:/?#@]*:)(?P<secret>[^\s/]*)(?=@)", re.IGNORECASE)
+# Compiled where they are first used: a run without a database has nothing to hide.
+_WORD = r"(?<!\S)\S+"
+_URI_HEAD = r"(?i)\b(?!https?:)[a-z][a-z0-9+.-]{0,30}://[^\s:]*:"
+_WEB_URI = r"(?i)(?P<head>\bhttps?://[^\s:/?#@]*:)(?P<secret>[^\s/]*)(?=@)"
 # With no '@' after it, what stands where a port is expected may be a password that lost its host.
-_NO_HOST = re.compile(
-    r"(?P<head>\bpostgres[a-z0-9+.-]{0,30}://[^\s:/?#@\[]*:)"
-    r"(?P<secret>(?!\d{1,5}(?:[^\w%]|$))[^\s/?#@,'\"]+)",
-    re.IGNORECASE,
+_NO_HOST = (
+    r"(?i)(?P<head>\bpostgres[a-z0-9+.-]{0,30}://[^\s:/?#@\[]*:)"
+    r"(?P<secret>(?!\d{1,5}(?:[^\w%]|$))[^\s/?#@,'\"]+)"
 )
 # As in a key-value string, in Python's and JSON's print of one, and in SQL: PASSWORD 'x'. Whether '\' escapes a quote
 # depends on which of them it is; rather too much is hidden than too little.
-_QUOTED = re.compile(
-    r"(?P<head>password[\"']?(?:\s*[=:]\s*|\s+))"
-    r"(?P<quote>[\"'])(?P<secret>(?:(?P=quote){2}|[^\\\n]|\\(?:(?P=quote){2}|.|$))*?)(?:(?P=quote)(?!\w|(?P=quote))|$)",
-    re.IGNORECASE | re.MULTILINE,
+_QUOTED = (
+    r"(?im)(?P<head>password[\"']?(?:\s*[=:]\s*|\s+))"
+    r"(?P<quote>[\"'])(?P<secret>(?:(?P=quote){2}|[^\\\n]|\\(?:(?P=quote){2}|.|$))*?)(?:(?P=quote)(?!\w|(?P=quote))|$)"
 )
 # In a query string it ends at the next '&name=', in a key-value string at a space without '\'.
-_PLAIN = re.compile(
-    r"(?P<head>(?P<query>[?&])?password\s*=\s*)(?![\"'\s])(?P<secret>(?:\\.|(?(query)(?!&\w+=))\S)+)",
-    re.IGNORECASE | re.DOTALL,
+_PLAIN = (
+    r"(?is)(?P<head>(?P<query>[?&])?password\s*=\s*)(?![\"'\s])"
+    r"(?P<secret>(?:\\.|(?(query)(?!&\w+=))\S)+)"
 )
 
 
 def masked(text: str) -> str:
     """`text` with the password of each URI, query string and key-value string in it as `****`."""
     for pattern in (_QUOTED, _PLAIN, _WEB_URI):
-        text = pattern.sub(rf"\g<head>{HIDDEN}", text)
-    return _WORD.sub(_without_password, text) if "://" in text else text
+        text = re.sub(pattern, rf"\g<head>{HIDDEN}", text)
+    return re.sub(_WORD, _without_password, text) if "://" in text else text
 
 
 def _without_password(match: re.Match[str]) -> str:
@@ -42,10 +41,10 @@ def _without_password(match: re.Match[str]) -> str:
     The password ends at the last '@': people forget to quote '@' and '/' in it.
     """
     word = match[0]
-    head = _URI_HEAD.search(word)
+    head = re.search(_URI_HEAD, word)
     end = word.rfind("@")
     if head is None or end < head.end():
-        return _NO_HOST.sub(rf"\g<head>{HIDDEN}", word)
+        return re.sub(_NO_HOST, rf"\g<head>{HIDDEN}", word)
     return word[: head.end()] + HIDDEN + word[end:]
 
 

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 PREFIX = "pgdbm"
 MAX_BYTES = 63
 """The longest identifier PostgreSQL keeps: https://www.postgresql.org/docs/current/sql-syntax-lexical.html"""
 
-RUN = re.compile(r"[0-9a-f]{10}")
 _STEM = rf"{PREFIX}_(?P<run>[0-9a-f]{{10}})_(?P<worker>[a-z0-9]{{1,12}})"
 _NUMBER = r"(?P<number>0|[1-9][0-9]*)"
-_SCHEMA = re.compile(rf"{_STEM}_{_NUMBER}_(?P<service>[a-z0-9]+(?:_[a-z0-9]+)*_?)")
-_PLAIN = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
-_DATABASE = re.compile(rf"{_STEM}(?:_{_NUMBER})?")
+_SCHEMA = rf"{_STEM}_{_NUMBER}_(?P<service>[a-z0-9]+(?:_[a-z0-9]+)*_?)"
+_PLAIN = r"[a-z_][a-z0-9_]*"
+_DATABASE = rf"{_STEM}(?:_{_NUMBER})?"
 
 
-@dataclass(frozen=True)
-class SchemaName:
+class SchemaName(NamedTuple):
     """A schema name taken apart. `service` is what was kept of the service's name."""
 
     run: str
@@ -64,7 +61,7 @@ def schema_name(service: str, *, run: str, worker: str, number: int) -> str:
 
 def parse_schema(name: str) -> SchemaName | None:
     """What a schema name says, or None if `schema_name` did not make it."""
-    match = _SCHEMA.fullmatch(name)
+    match = re.fullmatch(_SCHEMA, name)
     if match is None or len(name) > MAX_BYTES:
         return None
     return SchemaName(match["run"], match["worker"], int(match["number"]), match["service"])
@@ -76,7 +73,7 @@ def real_name(service: str) -> str:
     That is the service's name, where it is a plain lower-case identifier. Others are written as one: `Order-Items` as
     `order_items`, `1st` as `_1st`; the server keeps names that begin with `pg_` for itself.
     """
-    name = service if _PLAIN.fullmatch(service) else identifier(service)
+    name = service if re.fullmatch(_PLAIN, service, re.ASCII) else identifier(service)
     return (f"_{name}" if name[0].isdigit() or name.startswith("pg_") else name)[:MAX_BYTES]
 
 
@@ -87,7 +84,7 @@ def database_name(*, run: str, worker: str, number: int | None = None) -> str:
 
 def parse_database(name: str) -> DatabaseName | None:
     """What the name of a set's database says, or None if `database_name` did not make it with a number."""
-    match = _DATABASE.fullmatch(name)
+    match = re.fullmatch(_DATABASE, name)
     if match is None or match["number"] is None:
         return None
     return DatabaseName(match["run"], match["worker"], int(match["number"]))
@@ -95,7 +92,7 @@ def parse_database(name: str) -> DatabaseName | None:
 
 def is_ours(database: str) -> bool:
     """Whether `database_name` made this name."""
-    return _DATABASE.fullmatch(database) is not None
+    return re.fullmatch(_DATABASE, database) is not None
 
 
 def application_name(*, run: str, worker: str, part: str) -> str:

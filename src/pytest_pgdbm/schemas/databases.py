@@ -13,10 +13,10 @@ import asyncpg
 
 from pytest_pgdbm.connections import cluster
 from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
-from pytest_pgdbm.ground.records import Endpoint
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.watched import FAILURES

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import asyncpg
 
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.names import quote_ident
-from pytest_pgdbm.ground.records import Endpoint
 
 _KNOWN = """
 select a.name, e.oid is not null as made, v.schema as fixed_schema

@@ -15,9 +15,10 @@ from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
 from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
-from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.schemas import extensions
 from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
 from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan

@@ -11,9 +11,10 @@ import asyncpg
 
 from pytest_pgdbm.connections import cluster, login
 from pytest_pgdbm.ground import names
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.names import quote_ident
-from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.ground.records import Run
 
 
 async def make_database(endpoint: Endpoint, run: Run) -> str:

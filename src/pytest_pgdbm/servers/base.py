@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pytest_pgdbm.ground.records import Login
+from pytest_pgdbm.ground.endpoint import Login
 
 _PLACES = "places"
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pytest_pgdbm.ground.endpoint import Endpoint, Login, ServerKind
 from pytest_pgdbm.ground.errors import Attempt, NoServer, ServerFailed
-from pytest_pgdbm.ground.records import Endpoint, Login, Run, ServerKind
+from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.keeper import Holding
 from pytest_pgdbm.keeper.kept import KeptServer
 from pytest_pgdbm.servers.base import Job, Started

