@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-from equality.dumps import Image, Observer, dump
+from equality.dumps import Image, Observer
+from pg_dump import dump
 from workshop import Workshop, connected
 
 from pytest_pgdbm import Service

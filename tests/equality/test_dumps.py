@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from equality.after import used
-from equality.dumps import dumps_differ
 from equality.ground import Ground, execute
 from equality.grounds import ALL, SIMPLE, Yard, server_of, yard_on
 from equality.stand_ins import ByCopy, Careless
@@ -15,6 +14,7 @@ from equality.test_statements import OTHER, SETUP, for_set
 from equality.vocabulary import DEPOT, SHOP
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from pg_dump import dumps_differ
 from schemas import statements
 
 

@@ -13,13 +13,13 @@ import pytest
 from equality import acts
 from equality.acts import Act
 from equality.after import used
-from equality.dumps import dumps_differ
 from equality.ground import CLEAN_AT_RELEASE, execute
 from equality.grounds import ALL, SIMPLE, Yard, server_of, yard_on
 from equality.vocabulary import DEPOT, SHOP, VAULT, Table
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from pg_dump import dumps_differ
 
 PROGRAMS = int(os.environ.get("EQUALITY_PROGRAMS", "50"))
 """How many tests' programs are played for each role, at least: random ones if this is said, else always the same."""

@@ -6,56 +6,10 @@ found by building twice.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from pytest_pgdbm.ground.endpoint import Endpoint
-from pytest_pgdbm.ground.names import quote_ident
-from pytest_pgdbm.servers.installations import find_installations
-
 _NULL = "\\N"
-
-
-async def dump(endpoint: Endpoint, database: str, schemas: Mapping[str, str]) -> str:
-    """What a superuser's `pg_dump` says of the schemas, their names replaced by the services'."""
-    program, options = _pg_dump(int(endpoint.version.partition(".")[0]))
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *options,
-        *(f"--schema={quote_ident(schema)}" for schema in schemas.values()),
-        env={
-            **os.environ,
-            "PGHOST": endpoint.host,
-            "PGPORT": str(endpoint.port),
-            "PGUSER": endpoint.admin.user,
-            "PGPASSWORD": endpoint.admin.password or "",
-            "PGDATABASE": database,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    said, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    text = said.decode()
-    for service, schema in schemas.items():
-        text = text.replace(schema, f"<{service}>")
-    return text
-
-
-@cache
-def _pg_dump(major: int) -> tuple[str, tuple[str, ...]]:
-    """The program of this version, or else of the oldest later one, and its options."""
-    there = sorted((one.major, one.bindir / "pg_dump") for one in find_installations())
-    program = next((str(path) for its, path in there if its >= major and path.exists()), shutil.which("pg_dump"))
-    assert program, f"there is no pg_dump of version {major} or later"
-    known = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
-    options = ("--no-statistics", "--restrict-key=same")
-    return program, tuple(option for option in options if option.partition("=")[0] in known)
 
 
 def differences(one: str, other: str, copy: str) -> list[str]:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from equality.dumps import Observer, dump, dumps_differ
+from equality.dumps import Observer
+from pg_dump import dump, dumps_differ
 from workshop import Workshop, connected
 
 from pytest_pgdbm import BuildError, Service

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
 from conftest import Project
+from workshop import connected
 
 from pytest_pgdbm.ground.names import new_run, schema_name
 from pytest_pgdbm.schemas.drop import Kept, drop
@@ -69,15 +69,6 @@ def in_a_schema(url: str, act: Act) -> None:
             await act(connection, schema, proof)
 
     asyncio.run(go())
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def exists(connection: asyncpg.Connection, schema: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import pg_dump
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
@@ -59,7 +60,7 @@ async def same_when_replayed(
     async with workshop.home(**options) as one, workshop.home(**options, worker="gw1") as two:
         sets = [await build(one, plan), await build(two, plan), await build(one, plan)]
         assert [quick for _, quick in sets] == [False, False, replayed]
-        dumps = [await copies.dump(workshop.own, workshop.database, built.schemas) for built, _ in sets]
+        dumps = [await pg_dump.dump(workshop.own, workshop.database, built.schemas) for built, _ in sets]
         assert copies.differences(*dumps) == []
     await no_superuser_left(workshop)
     return sets[0][0], sets[-1][0]
