@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import asyncpg
 import pytest
+from databases import drop_database, execute
 
 from pytest_pgdbm import PgdbmServer
 
@@ -51,20 +52,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def database_url(pgdbm_server: PgdbmServer) -> Iterator[str]:
     """The URL of an empty database of this test's own, owned by an ordinary role."""
     name = f"inner_test_{os.getpid()}_{next(_numbers)}"
-    _execute(pgdbm_server.url, f'create database "{name}"')
+    execute(pgdbm_server.url, f'create database "{name}"')
     yield pgdbm_server.url.rpartition("/")[0] + "/" + name
-    _execute(pgdbm_server.url, f'drop database "{name}" with (force)')
-
-
-def _execute(url: str, statement: str) -> None:
-    async def go() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(go())
+    drop_database(pgdbm_server.url, name)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The conftest makes its fixtures known to all tests.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from databases import connected, drop_database, execute
 
 from pytest_pgdbm import PgdbmServer, Service
 from pytest_pgdbm.connections import login
@@ -127,16 +127,6 @@ class Workshop:
             return [row["nspname"] for row in rows]
 
 
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that is closed afterwards."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 @pytest.fixture
 def workshop(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Workshop]:
     """A workshop in an empty database, owned by an ordinary role."""
@@ -151,14 +141,9 @@ def shared_workshop(
 ) -> Iterator[Workshop]:
     """One for all tests of a module, each of which leaves it as it was."""
     name = f"inner_test_{os.getpid()}_shared_{secrets.token_hex(4)}"
-    asyncio.run(_execute(pgdbm_server.url, f"create database {name}"))
+    execute(pgdbm_server.url, f"create database {name}")
     url = pgdbm_server.url.rpartition("/")[0] + "/" + name
     workshop = Workshop(request.config.stash[SESSION]._get_endpoint(), url, tmp_path_factory.mktemp("workshop"))
     yield workshop
     workshop.close()
-    asyncio.run(_execute(pgdbm_server.url, f"drop database {name} with (force)"))
-
-
-async def _execute(url: str, statement: str) -> None:
-    async with connected(url) as connection:
-        await connection.execute(statement)
+    drop_database(pgdbm_server.url, name)

@@ -25,8 +25,8 @@ class Server:
         self._where = {"host": started["host"], "port": started["port"], "user": user, "password": password}
 
     @asynccontextmanager
-    async def connected(self, database: str = "postgres") -> AsyncIterator[asyncpg.Connection]:
-        connection = await asyncpg.connect(database=database, **self._where)
+    async def connected(self, database: str = "postgres", **who: str) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(database=database, **{**self._where, **who})
         try:
             yield connection
         finally:
@@ -182,6 +182,39 @@ def test_only_databases_of_the_plugin_are_dropped(server: Server) -> None:
                 await cluster.drop_database(connection, "postgres")
 
     asyncio.run(go())
+
+
+def test_an_ordinary_role_drops_its_database_while_autovacuum_is_at_work_in_it(server: Server) -> None:
+    """By force it may not: https://www.postgresql.org/docs/current/sql-dropdatabase.html."""
+
+    async def go() -> None:
+        async with server.connected() as admin:
+            await admin.execute("create role ordinary login createdb password 'ordinary'")
+            await admin.execute("alter system set autovacuum_naptime = 1")
+            await admin.execute("select pg_reload_conf()")
+            async with server.connected(user="ordinary", password="ordinary") as connection:
+                await connection.execute(f"create database {OURS}")
+                async with server.connected(OURS, user="ordinary", password="ordinary") as left:
+                    await left.execute(SLOWLY_VACUUMED)
+                    while not await admin.fetchval(VACUUMING, OURS):
+                        await left.execute("update rows set id = id")
+                    await cluster.drop_database(connection, OURS)
+                assert OURS not in await databases(admin)
+            await admin.execute("alter system reset all")
+            await admin.execute("select pg_reload_conf()")
+            await admin.execute("drop role ordinary")
+
+    asyncio.run(go())
+
+
+SLOWLY_VACUUMED = """
+create table rows (id int) with (
+    autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1
+);
+insert into rows select generate_series(1, 50000);
+"""
+VACUUMING = "select 1 from pg_stat_activity where backend_type = 'autovacuum worker' and datname = $1"
 
 
 async def databases(connection: asyncpg.Connection) -> list[str]:

@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
+from databases import connected
 from keeper.runs import a_job, a_run
-from workshop import Workshop, connected
+from workshop import Workshop
 
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.ground.endpoint import Endpoint, Login

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
+from databases import connected
 from equality.dumps import Image, Observer
 from pg_dump import dump
-from workshop import Workshop, connected
+from workshop import Workshop
 
 from pytest_pgdbm import Service
 from pytest_pgdbm.connections import login

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from databases import connected
 from equality import migrations
 from equality.ground import Engine, Ground, Recipe, ground_in
-from workshop import connected
 
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.loop import PrivateLoop

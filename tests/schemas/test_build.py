@@ -9,8 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 from conftest import Project
+from databases import connected
 from pgdbm import AsyncMigrationManager
-from workshop import Workshop, connected
+from workshop import Workshop
 
 from pytest_pgdbm.ground.names import quote_literal
 

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from databases import connected
 from equality.dumps import Observer
 from pg_dump import dump, dumps_differ
-from workshop import Workshop, connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError, Service
 from pytest_pgdbm.connections import login

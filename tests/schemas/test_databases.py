@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from workshop import Workshop, connected
+from databases import connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError
 from pytest_pgdbm.connections.admin import Admin

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 from conftest import Project
-from workshop import connected
+from databases import connected
 
 from pytest_pgdbm.ground.names import new_run, schema_name
 from pytest_pgdbm.schemas.drop import Kept, drop

@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 
 import pytest
-from workshop import Workshop, connected
+from databases import connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError
 from pytest_pgdbm.schemas import extensions

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
+from databases import connected
 from pgdbm import AsyncMigrationManager
-from workshop import Workshop, connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError
 from pytest_pgdbm.connections.opening import PGDBM_PATH

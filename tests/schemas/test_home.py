@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from workshop import Workshop, connected
+from databases import connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError, Database, SeedError, UnknownService
 from pytest_pgdbm.connections.login import connect

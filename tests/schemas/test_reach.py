@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import asyncpg
 import pytest
-from workshop import Workshop, connected
+from databases import connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError, Service
 

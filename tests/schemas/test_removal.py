@@ -7,7 +7,8 @@ import time
 from contextlib import AsyncExitStack
 
 import asyncpg
-from workshop import Workshop, connected
+from databases import connected
+from workshop import Workshop
 
 USERS = "create table {{tables.users}} (id serial primary key, email text unique);"
 ORDERS = "create table {{tables.orders}} (id serial primary key, user_id int references {{tables.users.users}});"

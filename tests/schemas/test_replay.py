@@ -11,11 +11,12 @@ from typing import Any
 import asyncpg
 import pg_dump
 import pytest
+from databases import connected
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from pgdbm.errors import SchemaError
 from schemas import copies, statements
-from workshop import Workshop, connected
+from workshop import Workshop
 
 from pytest_pgdbm import BuildError, Database, SeedError, Service
 from pytest_pgdbm.schemas.home import Home

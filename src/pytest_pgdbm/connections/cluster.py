@@ -25,6 +25,9 @@ select 'pg_database', d.oid::text || d.xmin::text, d.datname from pg_catalog.pg_
 union all select 'pg_file_settings', sourcefile || name, setting from pg_catalog.pg_file_settings
 """
 
+_END_OWN = """
+select pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where datname = $1 and usename = current_user
+"""
 
 SECONDS = 10.0
 """How long a kept server may take to be put in order; a new one takes less."""
@@ -59,7 +62,13 @@ async def drop_database(connection: asyncpg.Connection, name: str) -> None:
     """Drops a database that the plugin made, whoever is in it."""
     if not is_ours(name):
         raise ValueError(f"{name!r} is not a database of the plugin's")
-    await connection.execute(f"drop database if exists {quote_ident(name)} with (force)")
+    statement = f"drop database if exists {quote_ident(name)}"
+    try:
+        await connection.execute(f"{statement} with (force)")
+    except asyncpg.InsufficientPrivilegeError:
+        # By force an ordinary role may not end autovacuum's worker, which the plain statement ends by itself.
+        await connection.execute(_END_OWN, name)
+        await connection.execute(statement)
 
 
 async def state(connection: asyncpg.Connection) -> str:
