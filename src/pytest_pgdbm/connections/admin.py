@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident
 
@@ -54,13 +55,16 @@ class Admin:
                 superuser = connection.get_settings().is_superuser == "on"
                 await connection.execute(f"{_RESETTING}; {_AS_REPLICA}" if superuser else _RESETTING)
                 self._resetting = True
-            yield connection
+            with _closed_if_broken(connection):
+                yield connection
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role that administers: a superuser on servers of our own."""
         async with self._turn:
-            yield await self._plain()
+            connection = await self._plain()
+            with _closed_if_broken(connection):
+                yield connection
 
     @asynccontextmanager
     async def tester(self) -> AsyncIterator[asyncpg.Connection]:
@@ -111,8 +115,18 @@ class Admin:
             if failed or connection.is_in_transaction():
                 await connection.execute("rollback")
             await connection.execute(_CLEAN)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except FAILURES:
             connection.terminate()
         except BaseException:
             connection.terminate()
             raise
+
+
+@contextmanager
+def _closed_if_broken(connection: asyncpg.Connection) -> Iterator[None]:
+    """Lets go of a session that the server has ended, though asyncpg does not say so yet."""
+    try:
+        yield
+    except asyncpg.InternalClientError:
+        connection.terminate()
+        raise

@@ -7,6 +7,7 @@ import hashlib
 
 import asyncpg
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.names import is_ours, quote_ident
 
@@ -41,7 +42,7 @@ async def check(connection: asyncpg.Connection, wanted: str) -> None:
     try:
         await asyncio.wait_for(clear(connection), SECONDS)
         found = await asyncio.wait_for(state(connection), SECONDS)
-    except (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except FAILURES as error:
         raise ServerFailed(f"the kept server could not be put in order: {error}", _REMEDY) from error
     if found != wanted:
         raise ServerFailed("a run has changed more of the kept server than its own databases", _REMEDY)

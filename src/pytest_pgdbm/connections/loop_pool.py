@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.parking import ParkedConnections
 from pytest_pgdbm.connections.quiet import quietly
 
@@ -140,7 +141,7 @@ async def _clean(connection: Any) -> bool:
     # A connection that does not survive this died in an earlier test; closed, it goes back to its pool by itself.
     try:
         await connection.execute(_CLEAN)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except FAILURES:
         terminate(connection)
         return False
     except BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from pgdbm import AsyncDatabaseManager, DatabaseConfig
 
 from pytest_pgdbm.connections import backends, login
 from pytest_pgdbm.connections.backends import Activity
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import ConfigError
@@ -98,7 +98,7 @@ class Opening:
         In any loop, and by a connection of its own: a pool that must be cut off may have none to spare. A server that
         cannot be reached has nothing to end.
         """
-        with contextlib.suppress(OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*FAILURES):
             name = self.application_name
             connection = await login.connect(
                 self._endpoint, self._database, self._endpoint.login, application_name=name + " end"

@@ -14,6 +14,7 @@ from pgdbm import AsyncMigrationManager
 from pgdbm.errors import MigrationError
 from pgdbm.migrations import Migration
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import explain
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.errors import BuildError, PgdbmWarning
@@ -23,7 +24,7 @@ from pytest_pgdbm.schemas.plan import Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.recording import Recorder, Recording, Template
 from pytest_pgdbm.schemas.replay import replay
-from pytest_pgdbm.schemas.watched import FAILURES, AfterFile, Builder, Watched
+from pytest_pgdbm.schemas.watched import AfterFile, Builder, Watched
 from pytest_pgdbm.services.files import sort_warning
 
 Seeder = Callable[[Member, Builder], Awaitable[None]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pool_set import Pools
@@ -23,7 +24,6 @@ from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.site import Common, Site
 from pytest_pgdbm.schemas.undoing import Undoing
-from pytest_pgdbm.schemas.watched import FAILURES
 
 
 class DatabaseHome:

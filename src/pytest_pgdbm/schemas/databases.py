@@ -13,13 +13,13 @@ import asyncpg
 
 from pytest_pgdbm.connections import cluster
 from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.proof import Proof
-from pytest_pgdbm.schemas.watched import FAILURES
 from pytest_pgdbm.schemas.workers_database import creation
 
 # First that of the database at the URL, and then that of template1, unless it is the same. The columns have changed

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import asyncpg
 
 from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas.drop import Kept, drop, mark
 from pytest_pgdbm.schemas.holders import Holder, end_left_behind, find_holders
 from pytest_pgdbm.schemas.proof import Proof
-from pytest_pgdbm.schemas.watched import FAILURES
 
 SECONDS_TO_TRY = 0.2
 """How long a drop waits for a lock before it is looked who has it."""

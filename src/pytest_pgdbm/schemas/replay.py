@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.schemas.plan import Plan
 from pytest_pgdbm.schemas.recording import Recording, Template
-from pytest_pgdbm.schemas.watched import FAILURES
 
 
 class ReplayFailed(Exception):

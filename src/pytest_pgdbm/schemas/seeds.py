@@ -10,11 +10,12 @@ from typing import Any
 
 import asyncpg
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database, explain
 from pytest_pgdbm.ground.errors import PgdbmError, SeedError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.schemas import failures
-from pytest_pgdbm.schemas.watched import FAILURES, Builder, Spot
+from pytest_pgdbm.schemas.watched import Builder, Spot
 from pytest_pgdbm.services.files import read_seed
 
 

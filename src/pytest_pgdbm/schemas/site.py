@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
@@ -27,7 +28,7 @@ from pytest_pgdbm.schemas.reach import Reach
 from pytest_pgdbm.schemas.recycling.engine import Progress, Recyclable, Recycler
 from pytest_pgdbm.schemas.replay import Recordings, ReplayFailed
 from pytest_pgdbm.schemas.seeds import sow
-from pytest_pgdbm.schemas.watched import FAILURES, Builder
+from pytest_pgdbm.schemas.watched import Builder
 
 
 @dataclass

@@ -5,7 +5,6 @@ It also has taken down what is sent to the server, see `recording`.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Any, cast
 import asyncpg
 from pgdbm import AsyncDatabaseManager
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.schemas.recording import Recorder
 from pytest_pgdbm.services.files import SqlFile
@@ -23,9 +23,6 @@ from pytest_pgdbm.sql.templates import with_schemas
 
 AfterFile = Callable[[SqlFile], Awaitable[None]]
 """Called when a migration has run, in its transaction; what it raises undoes the migration."""
-
-FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
-"""What a connection raises."""
 
 # https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT
 _NOTHING_WRITTEN = "select pg_catalog.pg_current_xact_id_if_assigned() is null"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from pytest_pgdbm.connections import cluster, login
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
@@ -34,7 +34,7 @@ async def end_database(endpoint: Endpoint, run: Run) -> None:
     """Drops what `make_database` made where the server outlives the run; the next run drops what cannot be now."""
     if endpoint.kept is None:
         return
-    with contextlib.suppress(OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with contextlib.suppress(*FAILURES):
         async with _set_up(endpoint, run) as connection:
             await cluster.drop_database(connection, names.database_name(run=run.id, worker=run.worker))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.recycling import function
@@ -27,7 +28,6 @@ from pytest_pgdbm.schemas.recycling.pristine import (
     reshape,
     vacuum,
 )
-from pytest_pgdbm.schemas.watched import FAILURES
 
 HOLDERS_WAIT = 0.2
 """Seconds that the locks of a test that has ended may last: its connections' server processes are ending."""
