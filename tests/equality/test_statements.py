@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 
@@ -105,9 +106,11 @@ class Trial:
 
 
 def test_no_change_goes_unnoticed(yard: Yard) -> None:
-    trial = Trial(yard).of(statements.CHANGES, afresh=True)
+    # Each statement costs a new database. That both roles notice all of them, test_fingerprint shows for less.
+    share = 1 if "EQUALITY_PROGRAMS" in os.environ else 2
+    trial = Trial(yard).of(statements.CHANGES[yard.ground.own % share :: share], afresh=True)
     assert trial.otherwise == {}
-    assert len(trial.dropped) > 200
+    assert len(trial.dropped) > 200 // share
 
 
 def test_what_is_harmless_costs_no_rebuild_and_leaves_nothing(yard: Yard) -> None:
