@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import connections, containers, long, migrations, per_test, start_up
+from benchmarks import connections, containers, long, migrations, modes, per_test, start_up
 from benchmarks.facts import facts
 from benchmarks.runs import Runner
 
-PARTS = ("per-test", "start-up", "container", "connections", "long")
+PARTS = ("per-test", "modes", "start-up", "container", "connections", "long")
 
 
 def main() -> int:
@@ -85,6 +85,11 @@ def _measure(
         found["per_test"] = per_test.plain(costs)
         lines += per_test.tables(costs)
         goals += per_test.goals(costs)
+    if "modes" in chosen.only:
+        ways = modes.measure(runner, services, chosen.runs, quick=chosen.quick)
+        found["modes"] = modes.plain(ways)
+        lines += modes.table(ways)
+        goals += modes.goals(ways)
     if "long" in chosen.only:
         longs = long.measure(runner, services, quick=chosen.quick)
         found["long"] = long.plain(longs)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks import runs
+from benchmarks import runs, server
 
 WORKERS = 2
 _OFTEN = 0.003
@@ -37,7 +34,7 @@ class Count:
 
 def measure(migrations: Path, tests: int) -> list[Count]:
     """The same tests in session-scoped and in function-scoped loops, on a server that outlives them."""
-    with _server() as url:
+    with server.held() as url:
         return [_count(url, migrations, tests, loop) for loop in ("session", "function")]
 
 
@@ -60,27 +57,6 @@ def _run(url: str, migrations: Path, tests: int, loop: str) -> None:
         environment = runs.environment(Path(folder, "record.json"), settings)
         command = runs.command("plugin", options, plugins=("asyncio", "pgdbm", "xdist"))
         runs.finish(command, {**environment, "PGDBM_URL": url})
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    """The URL of an embedded server that another pytest run holds."""
-    with tempfile.TemporaryDirectory() as folder:
-        holder = subprocess.Popen(
-            runs.command("hold", ("-s",)),
-            env=runs.environment(Path(folder, "record.json"), {}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        try:
-            yield next(line for line in holder.stdout if line.startswith("url=")).removeprefix("url=").strip()
-        finally:
-            holder.stdin.close()
-            holder.stdout.read()
-            holder.wait()
 
 
 class _Sampler:

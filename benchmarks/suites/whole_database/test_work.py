@@ -1,0 +1,6 @@
+from work import each_test, work
+
+
+@each_test
+async def test_work(database, number):
+    await work(database["users"])
