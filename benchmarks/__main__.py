@@ -91,7 +91,7 @@ def _measure(
         lines += modes.table(ways)
         goals += modes.goals(ways)
     if "long" in chosen.only:
-        longs = long.measure(runner, services, quick=chosen.quick)
+        longs = long.measure(runner, services, chosen.runs, quick=chosen.quick)
         found["long"] = long.plain(longs)
         lines += long.table(longs)
         goals += long.goals(longs)

@@ -16,7 +16,7 @@ HEAVY = ("asyncpg", "docker", "pgdbm", "testcontainers")
 
 
 class Recorder:
-    """One line per test: seconds of set-up, body and teardown, and the clock at the end of body and test."""
+    """Of each test the seconds of its phases, the clock at the end of body and test, and the process's memory then."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -29,6 +29,7 @@ class Recorder:
             return (yield)
         finally:
             self._tests[-1]["over"] = time.monotonic()
+            self._tests[-1]["megabytes"] = _megabytes()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if not self._tests:  # in xdist's controller, which runs none itself
@@ -40,6 +41,15 @@ class Recorder:
     def pytest_unconfigure(self) -> None:
         imported = [name for name in HEAVY if name in sys.modules]
         self._file.write_text(json.dumps({"tests": self._tests, "imported": imported}))
+
+
+def _megabytes() -> float:
+    """What the process has in memory; 0 where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def pytest_configure(config: pytest.Config) -> None:
