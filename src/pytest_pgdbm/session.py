@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pgdbm.connections import quiet
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_pgdbm.schemas.home import Home
     from pytest_pgdbm.schemas.plan import Plan
     from pytest_pgdbm.schemas.site import Common
+    from pytest_pgdbm.schemas.workers_database import WorkersDatabase
     from pytest_pgdbm.settings import Settings
 
 SECONDS_FOR_A_SERVER = 300.0
@@ -194,7 +196,8 @@ class Session:
     def _home(self) -> Home:
         from pytest_pgdbm.schemas.home import Home
 
-        home = Home(self._common, self._database, self.pool)
+        database = self._workers_database
+        home = Home(self._common, database.name, self.pool, admin=database.admin, keeping=database.keeping)
         self._closers.append(lambda: self.loop.run(home.close()))
         return home
 
@@ -220,13 +223,16 @@ class Session:
             extensions=frozenset(self.settings.extensions.value),
         )
 
-    @cached_property
+    @property
     def _database(self) -> str:
-        from pytest_pgdbm.schemas.workers_database import end_database, make_database
+        return self._workers_database.name
 
-        endpoint = self._get_endpoint()
-        database = self.loop.run(make_database(endpoint, self.run))
-        self._closers.append(lambda: self.loop.run(end_database(endpoint, self.run)))
+    @cached_property
+    def _workers_database(self) -> WorkersDatabase:
+        from pytest_pgdbm.schemas.workers_database import get_database
+
+        database = self.loop.run(get_database(self._get_endpoint(), self.run, self._common.admin))
+        self._closers.append(lambda: self.loop.run(database.end()))
         return database
 
     @cached_property
@@ -272,9 +278,11 @@ class Session:
 
     def _log_in(self, endpoint: Endpoint, patience: float) -> Endpoint:
         from pytest_pgdbm.connections.login import first_login
+        from pytest_pgdbm.keeper import waiting
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
-        return self.loop.run(first_login(endpoint, application_name=application, patience=patience))
+        stay = waiting.trim(Path(endpoint.kept_in), self.run.workers) if endpoint.kept_in else ()
+        return self.loop.run(first_login(endpoint, application_name=application, patience=patience, waiting=stay))
 
 
 def _load() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Collection
 
 import asyncpg
 
@@ -34,13 +35,13 @@ SECONDS = 10.0
 """How long a kept server may take to be put in order; a new one takes less."""
 
 
-async def check(connection: asyncpg.Connection, wanted: str) -> None:
+async def check(connection: asyncpg.Connection, wanted: str, waiting: Collection[str] = ()) -> None:
     """Puts a kept server in order: afterwards it is as `state` told when it was new. Raises ServerFailed if it is not.
 
-    No other run may use the server now.
+    The databases that are `waiting` stay. No other run may use the server now.
     """
     try:
-        await asyncio.wait_for(clear(connection), SECONDS)
+        await asyncio.wait_for(clear(connection, waiting), SECONDS)
         found = await asyncio.wait_for(state(connection), SECONDS)
     except FAILURES as error:
         raise ServerFailed(f"the kept server could not be put in order: {error}", _REMEDY) from error
@@ -48,14 +49,14 @@ async def check(connection: asyncpg.Connection, wanted: str) -> None:
         raise ServerFailed("a run has changed more of the kept server than its own databases", _REMEDY)
 
 
-async def clear(connection: asyncpg.Connection) -> None:
-    """Drops the databases that dead runs have left, and ends their connections. No run may use the server now."""
+async def clear(connection: asyncpg.Connection, waiting: Collection[str] = ()) -> None:
+    """Drops the databases that dead runs have left, and ends all connections. No run may use the server now."""
     await connection.execute(
         "select pg_terminate_backend(pid, 5000) from pg_catalog.pg_stat_activity"
         " where pid <> pg_backend_pid() and backend_type = 'client backend'"
     )
     for row in await connection.fetch("select datname from pg_catalog.pg_database"):
-        if is_ours(row["datname"]):
+        if is_ours(row["datname"]) and row["datname"] not in waiting:
             await drop_database(connection, row["datname"])
 
 

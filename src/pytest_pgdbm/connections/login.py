@@ -11,6 +11,7 @@ import dataclasses
 import getpass
 import socket
 import ssl
+from collections.abc import Collection
 from urllib.parse import quote, urlsplit
 
 import asyncpg
@@ -94,10 +95,13 @@ def _session(endpoint: Endpoint) -> dict[str, str]:
     return SESSION | later
 
 
-async def first_login(endpoint: Endpoint, *, application_name: str, patience: float = 0.0) -> Endpoint:
+async def first_login(
+    endpoint: Endpoint, *, application_name: str, patience: float = 0.0, waiting: Collection[str] = ()
+) -> Endpoint:
     """Logs in as the administrator and returns the endpoint with what was found: version, limits.
 
-    On a server of our own it makes the ordinary role; on one that was kept it puts the cluster in order. `patience` is
+    On a server of our own it makes the ordinary role; on one that was kept it puts the cluster in order, whose
+    databases that are `waiting` stay. `patience` is
     for how many seconds a server that is still starting is tried again. Raises ServerFailed, with the cause in words
     and what mends it.
     """
@@ -105,7 +109,7 @@ async def first_login(endpoint: Endpoint, *, application_name: str, patience: fl
     try:
         found = await _look(endpoint, connection)
         if endpoint.kept:
-            await cluster.check(connection, endpoint.kept)
+            await cluster.check(connection, endpoint.kept, waiting)
         elif endpoint.own:
             await _make_role(connection, endpoint)
         else:

@@ -16,7 +16,7 @@ from typing import Any
 from pytest_pgdbm.ground.names import PREFIX
 from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.keeper import folder as folders
-from pytest_pgdbm.keeper import holders, launch, stale
+from pytest_pgdbm.keeper import holders, launch, stale, waiting
 from pytest_pgdbm.servers.base import Job, Started
 from pytest_pgdbm.servers.private import make_private
 
@@ -29,7 +29,7 @@ class KeptServer:
 
     def __init__(self, folder: Path, key: str, lease: holders.RunLease, seconds: float) -> None:
         """Made by `take`."""
-        self._folder = folder
+        self.folder = folder
         self._key = key
         self._lease = lease
         self._seconds = seconds
@@ -37,7 +37,7 @@ class KeptServer:
     @property
     def known(self) -> dict[str, Any] | None:
         """What an earlier run has noted of the server; None if there is none, or it was not noted."""
-        return _known(self._folder)
+        return _known(self.folder)
 
     def note(self, server: dict[str, Any]) -> None:
         """Notes what the next run must know, passwords included: from now on the server is kept.
@@ -45,8 +45,8 @@ class KeptServer:
         Where that cannot be written, it ends with the run.
         """
         with contextlib.suppress(OSError):
-            folders.write_json(self._folder / _SERVER, server)
-            holders.set_patience(self._folder, self._seconds)
+            folders.write_json(self.folder / _SERVER, server)
+            holders.set_patience(self.folder, self._seconds)
 
     def start(self, job: Job, meanwhile: Callable[[], None] = lambda: None) -> Started:
         """Starts the job's server, as `Holding.start`; one that is there already is ended first.
@@ -55,7 +55,7 @@ class KeptServer:
         """
         try:
             self._end()
-            return launch.launch(self._folder, replace(job, run=self._key, folder=str(self._folder)), meanwhile)
+            return launch.launch(self.folder, replace(job, run=self._key, folder=str(self.folder)), meanwhile)
         except BaseException:
             self.stop_server()
             raise
@@ -64,12 +64,13 @@ class KeptServer:
         """Ends the server, and then the run's hold. Raises ServerFailed if it cannot."""
         self._end()
         self._lease.give_up()
-        stale.clear_if_abandoned(self._folder)
+        stale.clear_if_abandoned(self.folder)
 
     def _end(self) -> None:
-        holders.set_patience(self._folder, 0.0)
-        (self._folder / _SERVER).unlink(missing_ok=True)
-        launch.stop_keeper(self._folder)
+        holders.set_patience(self.folder, 0.0)
+        waiting.clear(self.folder)
+        (self.folder / _SERVER).unlink(missing_ok=True)
+        launch.stop_keeper(self.folder)
 
 
 def take(parent: Path, key: str, run: Run, seconds: float) -> KeptServer | None:

@@ -83,14 +83,14 @@ class Stock:
         return coming
 
     async def clear(self) -> tuple[list[Kept], list[Holder]]:
-        """Drops the sets that are not leased, once those that are on their way have come."""
+        """Gives up the sets that are not leased, once those that are on their way have come."""
         self._leases = 0  # nothing is built ahead any more
         while self._coming:
             await asyncio.wait(self._coming)
         ready = list(self._ready)
         self._ready.clear()
         self._sets.difference_update(ready)
-        return await self.home.drop(ready)
+        return await self.home.retire(ready)
 
     @property
     def must_build(self) -> bool:
@@ -154,7 +154,14 @@ class Stock:
                 await self.home.drop([built])
 
     async def _new(self) -> BuiltSet:
-        """Builds a set. If it could not be made ready to be leased again, it is dropped when it comes back."""
+        """A set that an earlier run has kept, or one that is built.
+
+        If that could not be made ready to be leased again, it is dropped when it comes back.
+        """
+        kept = await self.home.wake(self._plan, self._others)
+        if kept is not None:
+            self._sets.add(kept)
+            return kept
         built = await self.home.build(self._plan, self._others)
         try:
             await self.home.settle_in(built)

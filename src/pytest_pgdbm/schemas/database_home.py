@@ -90,6 +90,14 @@ class DatabaseHome:
             kept += await self._drop(site)
         return kept, holders
 
+    async def wake(self, plan: Plan, others: Sequence[str]) -> BuiltSet | None:
+        """A set that an earlier run has kept; None, since databases of sets are not kept."""
+        return None
+
+    async def retire(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
+        """Says that the run needs these sets no more; drops them."""
+        return await self.drop(sets)
+
     async def close(self) -> None:
         """Closes the connections, after what is being undone. What was built and not dropped stays."""
         await self._undoing.idle()

@@ -7,10 +7,13 @@ loop. Under isolation `schema` sets live here, beside each other in one database
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
@@ -19,6 +22,9 @@ from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.holders import Holder
+from pytest_pgdbm.schemas.kept.content import as_read, content
+from pytest_pgdbm.schemas.kept.keeping import Keeping
+from pytest_pgdbm.schemas.kept.record import Entry, Unreadable
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.removal import Removal
@@ -45,12 +51,22 @@ class Home:
     is_full = False
     """Whether another set is one too many."""
 
-    def __init__(self, common: Common, database: str, pool: SharedPool) -> None:
-        proof = Proof(common.run.id)
+    def __init__(
+        self,
+        common: Common,
+        database: str,
+        pool: SharedPool,
+        *,
+        admin: Admin | None = None,
+        keeping: Keeping | None = None,
+    ) -> None:
+        proof = Proof(common.run.id, frozenset() if keeping is None else keeping.runs)
         self._common = common
+        self._keeping = keeping
+        self._contents: dict[BuiltSet, str] = {}
         self._numbers = itertools.count(1)
         self._undoing = Undoing()
-        self._site = Site(common, database, pool, proof)
+        self._site = Site(common, database, pool, proof, admin=admin, keeping=keeping)
         self._removal = Removal(self._site.admin, proof, common.application("pool"))
 
     async def build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
@@ -58,7 +74,22 @@ class Home:
 
         Raises BuildError, or whatever interrupts it; then nothing is left.
         """
-        return await self._common.contents.built(plan, lambda: self._build(plan, others))
+        before = self._content(plan, others)
+        built = await self._common.contents.built(plan, lambda: self._build(plan, others))
+        if before is not None and as_read(plan) and before == self._content(plan, others):
+            self._contents[built] = before
+        return built
+
+    async def wake(self, plan: Plan, others: Sequence[str]) -> BuiltSet | None:
+        """A set that an earlier run has kept, of the same content and as it was then; None if there is none."""
+        content = self._content(plan, others)
+        while content is not None and (entry := self._kept(content)) is not None:
+            built = BuiltSet(plan, entry.schemas, self._site.database)
+            if await self._adopted(built, entry):
+                self._contents[built] = content
+                return built
+            await self.drop([built])
+        return None
 
     def managers(
         self, built: BuiltSet, term: Term, names: Mapping[str, str], path: SearchPath | None = None
@@ -93,10 +124,51 @@ class Home:
         self._site.forget(sets)
         return await self._removal.remove([list(each.schemas.values()) for each in sets])
 
+    async def retire(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
+        """Says that the run needs these sets no more: those are kept that the next one can use, the others dropped."""
+        return await self.drop([each for each in sets if not self._is_kept(each)])
+
     async def close(self) -> None:
-        """Closes the connection, after what is being undone. What was built and not dropped stays."""
+        """Closes the connection, after what is being undone. What was built and not dropped or retired stays."""
         await self._undoing.idle()
+        if self._keeping is not None:
+            with contextlib.suppress(*FAILURES):
+                await self._leave(self._keeping)
         await self._site.close()
+
+    def _content(self, plan: Plan, others: Sequence[str]) -> str | None:
+        """What tells a set from others in another run; None if it is not to be kept."""
+        if self._keeping is None:
+            return None
+        settings = [repr(self._common.path.entries), *sorted(self._common.extensions)]
+        try:
+            return content(plan, others, settings)
+        except BuildError:
+            return None
+
+    def _kept(self, content: str) -> Entry | None:
+        return None if self._keeping is None else self._keeping.take(content)
+
+    async def _adopted(self, built: BuiltSet, entry: Entry) -> bool:
+        try:
+            return await self._site.adopt(built, entry.read())
+        except Unreadable:
+            return False
+
+    def _is_kept(self, built: BuiltSet) -> bool:
+        content = self._contents.pop(built, None)
+        entry = None if content is None else Entry.of(content, built.schemas, self._site.pristine(built))
+        if self._keeping is None or entry is None:
+            return False
+        self._keeping.add(entry)
+        self._site.forget([built])
+        return True
+
+    async def _leave(self, keeping: Keeping) -> None:
+        await self._removal.remove(keeping.take_unasked())
+        if keeping.entries:
+            async with self._site.admin.administrator() as connection:
+                await keeping.leave(connection)
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
         schemas = {name: self._new_name(name) for name in plan.names}

@@ -17,9 +17,13 @@ _COMMENT = re.compile(
 
 @dataclass(frozen=True)
 class Proof:
-    """What the comment on each schema, or on each set's database, of a run says."""
+    """What the comment on each schema, or on each set's database, of a run says.
+
+    `earlier` are the runs that have kept schemas for this one, which are its own now.
+    """
 
     run: str
+    earlier: frozenset[str] = frozenset()
 
     def comment(self, service: str) -> str:
         """The comment for the schema of this service."""
@@ -30,9 +34,9 @@ class Proof:
         return f"pytest-pgdbm database of {self._origin()}, services {', '.join(map(repr, services))}"
 
     def holds(self, schema: str, comment: str | None) -> bool:
-        """Whether this run made the schema: name and comment both say so."""
+        """Whether this run made the schema, or an earlier one for it: name and comment both say so."""
         name = parse_schema(schema)
-        return name is not None and name.run == self.run == _run_said("schema", comment)
+        return name is not None and name.run in {self.run, *self.earlier} and name.run == _run_said("schema", comment)
 
     def holds_for_database(self, database: str, comment: str | None) -> bool:
         """The same for a database."""

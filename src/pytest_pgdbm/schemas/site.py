@@ -6,8 +6,10 @@ All of it is done in the private loop.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+
+import asyncpg
 
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.failing import FAILURES
@@ -22,10 +24,12 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.schemas import extensions
 from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
+from pytest_pgdbm.schemas.kept.keeping import Keeping
 from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.reach import Reach
 from pytest_pgdbm.schemas.recycling.engine import Progress, Recyclable, Recycler
+from pytest_pgdbm.schemas.recycling.pristine import Pristine
 from pytest_pgdbm.schemas.replay import Recordings, ReplayFailed
 from pytest_pgdbm.schemas.seeds import sow
 from pytest_pgdbm.schemas.watched import Builder
@@ -64,6 +68,10 @@ class Common:
     contents: Contents = field(default_factory=Contents)
     progress: Progress = field(default_factory=Progress)
 
+    def admin(self, database: str) -> Admin:
+        """The connection that builds and drops in a database."""
+        return Admin(self.endpoint, database, application_name=self.application("admin"), path=self.pinned)
+
     def application(self, part: str) -> str:
         """What connections of this process call themselves."""
         return names.application_name(run=self.run.id, worker=self.run.worker, part=part)
@@ -74,16 +82,27 @@ class Site:
 
     `proof` marks every schema that is made here. Without it the database is one set's alone: its schemas look as in
     production, its migrations may reach anywhere in it, and all of it is looked at when the set is given back.
+    `keeping` is for a database whose sets the next run may have.
     """
 
-    def __init__(self, common: Common, database: str, pool: SharedPool, proof: Proof | None) -> None:
+    def __init__(
+        self,
+        common: Common,
+        database: str,
+        pool: SharedPool,
+        proof: Proof | None,
+        *,
+        admin: Admin | None = None,
+        keeping: Keeping | None = None,
+    ) -> None:
         self._common = common
         self._manner = Manner(proof, common.path, common.timeout)
         self._made: set[str] = set()
         self.database = database
         self.pool = pool
         self.dsn = common.endpoint.url_for(database)
-        self.admin = Admin(common.endpoint, database, application_name=common.application("admin"), path=common.pinned)
+        self.admin = admin or common.admin(database)
+        self._keeping = keeping
         self._recycler = Recycler(self.admin, common.progress)
         self._recyclable: dict[BuiltSet, Recyclable] = {}
 
@@ -137,6 +156,19 @@ class Site:
         schemas = None if self._manner.proof is None else list(built.schemas.values())
         self._recyclable[built] = await self._recycler.note(schemas)
 
+    async def adopt(self, built: BuiltSet, pristine: Pristine) -> bool:
+        """Makes a set ready to be leased that another process has noted; False if it is not what it was then."""
+        self._recyclable[built] = self._recycler.adopt(pristine)
+        if await self.recycle(built):
+            return False
+        warn_of_order(built.plan)
+        self._common.contents.seen.add(built.plan.key)
+        return True
+
+    def pristine(self, built: BuiltSet) -> Pristine:
+        """What a set was like that was made ready to be leased."""
+        return self._recyclable[built].pristine
+
     def begin(self, built: BuiltSet) -> None:
         """Says that a set is leased now, if it is one that will be given back."""
         if built in self._recyclable:
@@ -181,9 +213,16 @@ class Site:
     async def _make_extensions(self, plan: Plan) -> None:
         wanted = self._common.extensions.union(*(member.extensions for member in plan.members)) - self._made
         if wanted:
-            async with self.admin.administrator() as connection:
+            async with self.admin.administrator() as connection, self._noted(connection):
                 await extensions.make(connection, wanted, self._common.endpoint)
             self._made |= wanted
+
+    def _noted(self, connection: asyncpg.Connection) -> AbstractAsyncContextManager[None]:
+        """What is changed outside of the sets is the plugin's doing."""
+        if self._keeping is None:
+            return nullcontext()
+        own = (oid for each in self._recyclable.values() for oid in each.pristine.fingerprint.anatomy.everything)
+        return self._keeping.changing(connection, own)
 
 
 @contextmanager

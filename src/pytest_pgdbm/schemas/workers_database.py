@@ -1,26 +1,100 @@
-"""The database in which a process makes its schemas, on a server of the plugin's own."""
+"""The database in which a process makes its schemas; on a server of the plugin's own, one for each."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 
 from pytest_pgdbm.connections import cluster, login
+from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.ground.records import Run
+from pytest_pgdbm.keeper import waiting
+from pytest_pgdbm.schemas.kept import outside
+from pytest_pgdbm.schemas.kept.keeping import Keeping
+from pytest_pgdbm.schemas.kept.record import Record
+
+AdminOf = Callable[[str], Admin]
 
 
-async def make_database(endpoint: Endpoint, run: Run) -> str:
-    """This worker's own database on a server of our own; the endpoint's database over a URL."""
+class WorkersDatabase:
+    """A process's database, and the connection that builds and drops in it.
+
+    `keeping` is what waits in it, and for the next run; None where the server ends with the run, or is not ours.
+    """
+
+    def __init__(self, endpoint: Endpoint, run: Run, name: str, admin: Admin, keeping: Keeping | None = None) -> None:
+        """Made by `get_database`."""
+        self._endpoint = endpoint
+        self._run = run
+        self.name = name
+        self.admin = admin
+        self.keeping = keeping
+
+    async def end(self) -> None:
+        """Drops the database where the server outlives the run, unless it was left to the next one.
+
+        The next run drops what cannot be dropped now.
+        """
+        await self.admin.close()
+        if self.keeping is not None and not self.keeping.left:
+            with contextlib.suppress(*FAILURES):
+                await _drop(self._endpoint, self._run, self.name)
+
+
+async def get_database(endpoint: Endpoint, run: Run, admin_of: AdminOf) -> WorkersDatabase:
+    """This worker's own database on a server of our own; the endpoint's database over a URL.
+
+    On a kept server it is one that an earlier run has left there, if it is as it was then. Raises BuildError.
+    """
     if not endpoint.own:
-        return endpoint.database
+        return WorkersDatabase(endpoint, run, endpoint.database, admin_of(endpoint.database))
+    if endpoint.kept_in is None:
+        name = await _make(endpoint, run)
+        return WorkersDatabase(endpoint, run, name, admin_of(name))
+    folder = Path(endpoint.kept_in)
+    return await _taken(endpoint, run, admin_of, folder) or await _new(endpoint, run, admin_of, folder)
+
+
+async def _taken(endpoint: Endpoint, run: Run, admin_of: AdminOf, folder: Path) -> WorkersDatabase | None:
+    for name, data in waiting.take(folder):
+        record = Record.read(data, endpoint.version)
+        admin = admin_of(name)
+        if record is not None and await _is_sound(admin, record):
+            return WorkersDatabase(endpoint, run, name, admin, Keeping(folder, name, endpoint.version, record))
+        await admin.close()
+        with contextlib.suppress(*FAILURES):
+            await _drop(endpoint, run, name)
+    return None
+
+
+async def _is_sound(admin: Admin, record: Record) -> bool:
+    """Whether a database is outside of its sets what it was when it was left."""
+    inside = [oid for entry in record.entries for oid in entry.inside]
+    try:
+        async with admin.administrator() as connection:
+            return await record.outside.still(connection, inside)
+    except FAILURES:
+        return False
+
+
+async def _new(endpoint: Endpoint, run: Run, admin_of: AdminOf, folder: Path) -> WorkersDatabase:
+    name = await _make(endpoint, run)
+    admin = admin_of(name)
+    async with admin.administrator() as connection:
+        record = Record(frozenset(), await outside.take(connection), [])
+    return WorkersDatabase(endpoint, run, name, admin, Keeping(folder, name, endpoint.version, record))
+
+
+async def _make(endpoint: Endpoint, run: Run) -> str:
     database = names.database_name(run=run.id, worker=run.worker)
     async with _set_up(endpoint, run) as connection:
         try:
@@ -30,13 +104,9 @@ async def make_database(endpoint: Endpoint, run: Run) -> str:
     return database
 
 
-async def end_database(endpoint: Endpoint, run: Run) -> None:
-    """Drops what `make_database` made where the server outlives the run; the next run drops what cannot be now."""
-    if endpoint.kept is None:
-        return
-    with contextlib.suppress(*FAILURES):
-        async with _set_up(endpoint, run) as connection:
-            await cluster.drop_database(connection, names.database_name(run=run.id, worker=run.worker))
+async def _drop(endpoint: Endpoint, run: Run, database: str) -> None:
+    async with _set_up(endpoint, run) as connection:
+        await cluster.drop_database(connection, database)
 
 
 @asynccontextmanager

@@ -78,7 +78,9 @@ def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn, mean
         place = holding if kept is None else kept
         started = place.start(job, meanwhile)
         try:
-            new = replace(endpoint(started), kept=None if kept is None else "")
+            new = endpoint(started)
+            if kept is not None:
+                new = replace(new, kept="", kept_in=str(kept.folder))
             found = _checked(log_in(new, PATIENCE[kind]), choice)
         except BaseException:
             place.stop_server()

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.records import Run
-from pytest_pgdbm.keeper import kept
+from pytest_pgdbm.keeper import kept, waiting
 from pytest_pgdbm.servers.base import Job
 from pytest_pgdbm.servers.cache import cache_folder
 from pytest_pgdbm.servers.tuning import settings as tuning
@@ -71,8 +71,18 @@ def _told(one: kept.Seen) -> str:
 def _state(one: kept.Seen) -> str:
     if one.seconds == 0:
         return _WITH_ITS_RUN
-    stays = f"stays {one.seconds / 60:g} minutes without one"
-    return f"used by a run, {stays}" if one.held else f"used by no run, {stays}"
+    user = "a run" if one.held else "no run"
+    return f"used by {user}, stays {one.seconds / 60:g} minutes without one{_waits(one.folder)}"
+
+
+def _waits(folder: Path) -> str:
+    """How much of what the last run has built waits for the next one."""
+    counts = waiting.counts(folder)
+    return f"; {_number(sum(counts), 'set')} in {_number(len(counts), 'database')} wait" if counts else ""
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _key(job: Job, settings: Settings) -> str:

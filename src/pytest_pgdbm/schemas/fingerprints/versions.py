@@ -49,7 +49,14 @@ async def row_versions(connection: asyncpg.Connection, anatomy: Anatomy) -> str:
     It is meant for a prepared statement or a function; planning it takes longer than evaluating it.
     """
     density = await _look(connection, anatomy)
-    return _SUM.format("\nunion all ".join(_rows(anatomy, density)))
+    return summed("\nunion all ".join(_rows(anatomy, density)))
+
+
+def summed(rows: str) -> str:
+    """An SQL expression for a short text, of the number of rows and the sum of `row_version`, the
+    one column of these.
+    """
+    return _SUM.format(rows)
 
 
 def _rows(anatomy: Anatomy, density: _Density) -> Iterator[str]:

@@ -65,6 +65,10 @@ class Recycler:
         """Says that a set is leased now."""
         recyclable.since = self._progress.reached
 
+    def adopt(self, pristine: Pristine) -> Recyclable:
+        """A set that another process has noted; it must be recycled before it is leased."""
+        return Recyclable(self._new_name(), pristine)
+
     async def note(self, schemas: Collection[str] | None) -> Recyclable:
         """Makes a set that was just built ready to be leased: these schemas, or the whole database for None.
 
@@ -73,7 +77,7 @@ class Recycler:
         async with self._admin.resetter() as connection:
             try:
                 pristine = await note(connection, schemas)
-                recyclable = Recyclable(f"pgdbm_reset_{next(self._numbers)}", pristine)
+                recyclable = Recyclable(self._new_name(), pristine)
                 await self._empty(connection, recyclable)
             except asyncpg.PostgresError as error:
                 raise Unrecyclable(f"the server said: {masked(str(error))}") from error
@@ -92,6 +96,9 @@ class Recycler:
         except FAILURES as error:
             return f"the server said: {masked(str(error))}"
         return ""
+
+    def _new_name(self) -> str:
+        return f"pgdbm_reset_{next(self._numbers)}"
 
     async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
         pristine = recyclable.pristine

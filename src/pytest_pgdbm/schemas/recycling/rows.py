@@ -36,9 +36,21 @@ class Copy:
             now.rows.seek(0)
             return _equal(self.rows, now.rows)
 
+    def content(self) -> bytes:
+        """All of it."""
+        self.rows.seek(0)
+        return self.rows.read()
+
     def close(self) -> None:
         """Lets go of the rows."""
         self.rows.close()
+
+
+def copy_of(relation: Relation, content: bytes) -> Copy:
+    """The copy with this content."""
+    rows = tempfile.SpooledTemporaryFile(MOST_BYTES_IN_MEMORY)  # noqa: SIM115  # closed with the copy
+    rows.write(content)
+    return Copy(relation, rows)
 
 
 async def copy(connection: asyncpg.Connection, relation: Relation) -> Copy:
