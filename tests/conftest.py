@@ -15,7 +15,7 @@ from databases import drop_database, execute
 
 from pytest_pgdbm import PgdbmServer
 
-pytest_plugins = ["pytester", "workshop", "connections.loops"]
+pytest_plugins = ["pytester", "workshop", "connections.loops", "scenes"]
 
 _numbers = itertools.count()
 

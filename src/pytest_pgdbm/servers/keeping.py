@@ -72,13 +72,13 @@ def _state(one: kept.Seen) -> str:
     if one.seconds == 0:
         return _WITH_ITS_RUN
     user = "a run" if one.held else "no run"
-    return f"used by {user}, stays {one.seconds / 60:g} minutes without one{_waits(one.folder)}"
+    return f"used by {user}, stays {one.seconds / 60:g} minutes without one{_keeps(one.folder)}"
 
 
-def _waits(folder: Path) -> str:
-    """How much of what the last run has built waits for the next one."""
+def _keeps(folder: Path) -> str:
+    """What waits there for the next run."""
     counts = waiting.counts(folder)
-    return f"; {_number(sum(counts), 'set')} in {_number(len(counts), 'database')} wait" if counts else ""
+    return f", keeps {_number(sum(counts), 'set')} in {_number(len(counts), 'database')}" if counts else ""
 
 
 def _number(count: int, what: str) -> str:
