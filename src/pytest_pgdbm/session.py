@@ -17,6 +17,7 @@ from pytest_pgdbm.ground.errors import PgdbmError, ServerGone, SharedFailure
 from pytest_pgdbm.ground.masks import SecretUrl
 
 if TYPE_CHECKING:
+    from pytest_pgdbm.connections.admin import Admin
     from pytest_pgdbm.connections.budget import Budget
     from pytest_pgdbm.connections.loop import PrivateLoop
     from pytest_pgdbm.connections.manager import Database
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from pytest_pgdbm.keeper import Holding
     from pytest_pgdbm.leasing.leaks import Leak
     from pytest_pgdbm.leasing.leases import Leases
+    from pytest_pgdbm.leasing.stock import AnyHome
     from pytest_pgdbm.leasing.tenants import Tenant
     from pytest_pgdbm.schemas.database_home import DatabaseHome
     from pytest_pgdbm.schemas.home import Home
     from pytest_pgdbm.schemas.plan import Plan
     from pytest_pgdbm.schemas.site import Common
     from pytest_pgdbm.schemas.workers_database import WorkersDatabase
-    from pytest_pgdbm.settings import Settings
+    from pytest_pgdbm.settings import Isolation, Settings
 
 SECONDS_FOR_A_SERVER = 300.0
 """How long a process waits for another one that starts the run's server; pulling an image takes its time."""
@@ -188,15 +190,16 @@ class Session:
 
     @cached_property
     def _leases(self) -> Leases:
+        homes: dict[Isolation, AnyHome] = {"schema": self._home, "database": self._database_home}
         from pytest_pgdbm.leasing.leases import Leases
 
-        return Leases({"schema": self._home, "database": self._database_home}, self._pools)
+        return Leases(homes, self._pools)
 
     @cached_property
     def _home(self) -> Home:
+        database = self._workers_database
         from pytest_pgdbm.schemas.home import Home
 
-        database = self._workers_database
         home = Home(self._common, database.name, self.pool, admin=database.admin, keeping=database.keeping)
         self._closers.append(lambda: self.loop.run(home.close()))
         return home
@@ -211,14 +214,13 @@ class Session:
 
     @cached_property
     def _common(self) -> Common:
-        from pytest_pgdbm.connections.opening import PGDBM_PATH
         from pytest_pgdbm.schemas.site import Common
 
         return Common(
             self._get_endpoint(),
             self.run,
             path=self._path,
-            pinned=self._path.for_pool(PGDBM_PATH),
+            pinned=self._pinned,
             timeout=self.settings.migration_timeout.value,
             extensions=frozenset(self.settings.extensions.value),
         )
@@ -231,9 +233,21 @@ class Session:
     def _workers_database(self) -> WorkersDatabase:
         from pytest_pgdbm.schemas.workers_database import get_database
 
-        database = self.loop.run(get_database(self._get_endpoint(), self.run, self._common.admin))
+        database = self.loop.run(get_database(self._get_endpoint(), self.run, self._admin), _load)
         self._closers.append(lambda: self.loop.run(database.end()))
         return database
+
+    def _admin(self, database: str) -> Admin:
+        from pytest_pgdbm.connections.admin import Admin
+
+        application = names.application_name(run=self.run.id, worker=self.run.worker, part="admin")
+        return Admin(self._get_endpoint(), database, application_name=application, path=self._pinned)
+
+    @cached_property
+    def _pinned(self) -> str | None:
+        from pytest_pgdbm.connections.opening import PGDBM_PATH
+
+        return self._path.for_pool(PGDBM_PATH)
 
     @cached_property
     def _path(self) -> SearchPath:
@@ -282,7 +296,13 @@ class Session:
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
         stay = waiting.trim(Path(endpoint.kept_in), self.run.workers) if endpoint.kept_in else ()
-        return self.loop.run(first_login(endpoint, application_name=application, patience=patience, waiting=stay))
+        login = first_login(endpoint, application_name=application, patience=patience, waiting=stay)
+        return self.loop.run(login, _load_pgdbm)
+
+
+def _load_pgdbm() -> None:
+    """Loads pgdbm, which takes longer than a login."""
+    import pgdbm  # noqa: F401
 
 
 def _load() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, cast
 
 from pytest_pgdbm.connections.quiet import quietly
@@ -48,14 +48,15 @@ class PrivateLoop:
             asyncio.set_event_loop(self._loop)
             self._loop.run_forever()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does the work and blocks until it is done.
+    def run(self, work: Coroutine[Any, Any, T], meanwhile: Callable[[], object] = lambda: None) -> T:
+        """Does the work and blocks until it is done; `meanwhile` is called in this thread, before it waits.
 
         An interruption (Ctrl-C, a time-out that raises in this thread) cancels the work, waits until it has
         undone itself, and goes on up.
         """
         job = _Job(self._loop, work)
         try:
+            meanwhile()
             return job.result.result()
         except BaseException:
             job.cancel()

@@ -68,10 +68,6 @@ class Common:
     contents: Contents = field(default_factory=Contents)
     progress: Progress = field(default_factory=Progress)
 
-    def admin(self, database: str) -> Admin:
-        """The connection that builds and drops in a database."""
-        return Admin(self.endpoint, database, application_name=self.application("admin"), path=self.pinned)
-
     def application(self, part: str) -> str:
         """What connections of this process call themselves."""
         return names.application_name(run=self.run.id, worker=self.run.worker, part=part)
@@ -101,7 +97,9 @@ class Site:
         self.database = database
         self.pool = pool
         self.dsn = common.endpoint.url_for(database)
-        self.admin = admin or common.admin(database)
+        self.admin = admin or Admin(
+            common.endpoint, database, application_name=common.application("admin"), path=common.pinned
+        )
         self._keeping = keeping
         self._recycler = Recycler(self.admin, common.progress)
         self._recyclable: dict[BuiltSet, Recyclable] = {}
