@@ -233,7 +233,7 @@ class Session:
     def _workers_database(self) -> WorkersDatabase:
         from pytest_pgdbm.schemas.workers_database import get_database
 
-        database = self.loop.run(get_database(self._get_endpoint(), self.run, self._admin), _load)
+        database = self.loop.run(get_database(self._get_endpoint(), self.run, self._admin), _load_leases)
         self._closers.append(lambda: self.loop.run(database.end()))
         return database
 
@@ -305,6 +305,13 @@ def _load_pgdbm() -> None:
     import pgdbm  # noqa: F401
 
 
+def _load_leases() -> None:
+    """Loads what leases sets that are there already."""
+    import pytest_pgdbm.leasing.leases  # noqa: F401
+
+
 def _load() -> None:
     """Loads what the work on the server needs, pgdbm above all; that takes as long as a server's start."""
-    import pytest_pgdbm.leasing.leases  # noqa: F401
+    import pytest_pgdbm.schemas.construction  # noqa: F401
+
+    _load_leases()

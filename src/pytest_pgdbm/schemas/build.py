@@ -5,9 +5,7 @@ The migrations are run by pgdbm's own runner; for a content that was built befor
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 import asyncpg
 from pgdbm import AsyncMigrationManager
@@ -16,30 +14,16 @@ from pgdbm.migrations import Migration
 
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import explain
-from pytest_pgdbm.connections.path import SearchPath
-from pytest_pgdbm.ground.errors import BuildError, PgdbmWarning
+from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.schemas import failures
-from pytest_pgdbm.schemas.plan import Member, Plan
+from pytest_pgdbm.schemas.plan import Manner, Member, Plan
 from pytest_pgdbm.schemas.proof import Proof
 from pytest_pgdbm.schemas.recording import Recorder, Recording, Template
 from pytest_pgdbm.schemas.replay import replay
 from pytest_pgdbm.schemas.watched import AfterFile, Builder, Watched
-from pytest_pgdbm.services.files import sort_warning
 
 Seeder = Callable[[Member, Builder], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a run builds: the mark on its schemas, its search path, the seconds that a migration may take.
-
-    Without a mark the schemas are to look as in production, and have the same names whenever they are built.
-    """
-
-    proof: Proof | None
-    path: SearchPath
-    timeout: float | None
 
 
 async def build(
@@ -79,13 +63,6 @@ async def build(
 def _recording(made: Mapping[str, tuple[Template, ...] | None]) -> Recording | None:
     whole = {name: messages for name, messages in made.items() if messages is not None}
     return Recording(whole) if len(whole) == len(made) else None
-
-
-def warn_of_order(plan: Plan) -> None:
-    """Warns where pgdbm runs a service's migrations in another order than their numbers say."""
-    for member in plan.members:
-        if odd := sort_warning(member.files):
-            warnings.warn(f"service {member.name!r}: {odd}", PgdbmWarning, stacklevel=2)
 
 
 async def _create(connection: asyncpg.Connection, schemas: Mapping[str, str], proof: Proof | None) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_pgdbm.services.files import SqlFile
+from pytest_pgdbm.connections.path import SearchPath
+from pytest_pgdbm.ground.errors import PgdbmWarning
+from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.services.files import SqlFile, sort_warning
 from pytest_pgdbm.services.service import Service
 from pytest_pgdbm.settings import Isolation
 
@@ -44,3 +48,22 @@ class BuiltSet:
     plan: Plan
     schemas: Mapping[str, str]
     database: str
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a run builds: the mark on its schemas, its search path, the seconds that a migration may take.
+
+    Without a mark the schemas are to look as in production, and have the same names whenever they are built.
+    """
+
+    proof: Proof | None
+    path: SearchPath
+    timeout: float | None
+
+
+def warn_of_order(plan: Plan) -> None:
+    """Warns where pgdbm runs a service's migrations in another order than their numbers say."""
+    for member in plan.members:
+        if odd := sort_warning(member.files):
+            warnings.warn(f"service {member.name!r}: {odd}", PgdbmWarning, stacklevel=2)

@@ -11,12 +11,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from pytest_pgdbm.connections.failing import FAILURES
-from pytest_pgdbm.schemas.plan import Plan
-from pytest_pgdbm.schemas.recording import Recording, Template
-
-
-class ReplayFailed(Exception):
-    """What went well when it was recorded failed. The runner can say more about it."""
+from pytest_pgdbm.schemas.contents import ReplayFailed
+from pytest_pgdbm.schemas.recording import Template
 
 
 async def replay(
@@ -31,26 +27,3 @@ async def replay(
             await connection.execute(message.filled(schemas), timeout=timeout)
         except FAILURES as error:
             raise ReplayFailed from error
-
-
-class Recordings:
-    """The recordings of one process, by what the sets are built from."""
-
-    def __init__(self) -> None:
-        self._known: dict[object, Recording | None] = {}
-
-    def get(self, plan: Plan) -> Recording | None:
-        """What makes this set, if that was recorded and can be replayed."""
-        return self._known.get(_content(plan))
-
-    def keep(self, plan: Plan, recording: Recording | None) -> None:
-        """Keeps what a build recorded, unless a replay of this content has failed before."""
-        self._known.setdefault(_content(plan), recording)
-
-    def refuse(self, plan: Plan) -> None:
-        """Has this content always be built by the runner."""
-        self._known[_content(plan)] = None
-
-
-def _content(plan: Plan) -> object:
-    return plan.key, tuple(member.files for member in plan.members)

@@ -5,7 +5,7 @@ All of it is done in the private loop.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -23,32 +23,12 @@ from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.records import Run
 from pytest_pgdbm.schemas import extensions
-from pytest_pgdbm.schemas.build import Manner, build, warn_of_order
+from pytest_pgdbm.schemas.contents import Contents
 from pytest_pgdbm.schemas.kept.keeping import Keeping
-from pytest_pgdbm.schemas.plan import BuiltSet, Member, Plan
+from pytest_pgdbm.schemas.plan import BuiltSet, Manner, Plan, warn_of_order
 from pytest_pgdbm.schemas.proof import Proof
-from pytest_pgdbm.schemas.reach import Reach
 from pytest_pgdbm.schemas.recycling.engine import Progress, Recyclable, Recycler
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
-from pytest_pgdbm.schemas.replay import Recordings, ReplayFailed
-from pytest_pgdbm.schemas.seeds import sow
-from pytest_pgdbm.schemas.watched import Builder
-
-
-@dataclass
-class Contents:
-    """What the first builds of a process have shown: which contents were looked at, and what makes them once more."""
-
-    seen: set[tuple[object, ...]] = field(default_factory=set)
-    recordings: Recordings = field(default_factory=Recordings)
-
-    async def built(self, plan: Plan, build: Callable[[], Awaitable[BuiltSet]]) -> BuiltSet:
-        """What `build` makes; by pgdbm's runner, if it cannot be made by a replay."""
-        try:
-            return await build()
-        except ReplayFailed:
-            self.recordings.refuse(plan)
-            return await build()
 
 
 @dataclass(frozen=True)
@@ -188,25 +168,12 @@ class Site:
         await self.admin.close()
 
     async def _build(self, built: BuiltSet, others: Sequence[str], term: Term) -> None:
-        plan, schemas = built.plan, built.schemas
-        contents = self._common.contents
-        databases = self.managers(built, term, schemas)
+        # Which takes its time to load, and is not needed where all sets wait for the run already.
+        from pytest_pgdbm.schemas.construction import construct
 
-        async def seed(member: Member, builder: Builder) -> None:
-            await sow(builder, member.name, member.service.seeds, databases[member.name])
-
+        databases = self.managers(built, term, built.schemas)
         async with self.admin.tester() as connection:
-            first = plan.key not in contents.seen
-            reach = await Reach.before(connection, plan, schemas, others) if first and self._manner.proof else None
-            after = reach.check_file if reach else None
-            known = contents.recordings.get(plan)
-            made = await build(connection, plan, schemas, self._manner, seed=seed, after=after, recording=known)
-            if reach is not None:
-                await reach.check_set()
-            if first:
-                warn_of_order(plan)
-            contents.seen.add(plan.key)
-            contents.recordings.keep(plan, made)
+            await construct(connection, built, others, self._manner, self._common.contents, databases)
 
     async def _make_extensions(self, plan: Plan) -> None:
         wanted = self._common.extensions.union(*(member.extensions for member in plan.members)) - self._made
