@@ -7,13 +7,11 @@ loop. Under isolation `schema` sets live here, beside each other in one database
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pgdbm.connections.admin import Admin
-from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
@@ -129,11 +127,10 @@ class Home:
         return await self.drop([each for each in sets if not self._is_kept(each)])
 
     async def close(self) -> None:
-        """Closes the connection, after what is being undone. What was built and not dropped or retired stays."""
+        """Ends the work, after what is being undone. What was built and not dropped or retired stays."""
         await self._undoing.idle()
         if self._keeping is not None:
-            with contextlib.suppress(*FAILURES):
-                await self._leave(self._keeping)
+            await self._removal.remove(self._keeping.take_unasked())
         await self._site.close()
 
     def _content(self, plan: Plan, others: Sequence[str]) -> str | None:
@@ -163,12 +160,6 @@ class Home:
         self._keeping.add(entry)
         self._site.forget([built])
         return True
-
-    async def _leave(self, keeping: Keeping) -> None:
-        await self._removal.remove(keeping.take_unasked())
-        if keeping.entries:
-            async with self._site.admin.administrator() as connection:
-                await keeping.leave(connection)
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
         schemas = {name: self._new_name(name) for name in plan.names}

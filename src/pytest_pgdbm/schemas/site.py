@@ -58,6 +58,7 @@ class Site:
 
     `proof` marks every schema that is made here. Without it the database is one set's alone: its schemas look as in
     production, its migrations may reach anywhere in it, and all of it is looked at when the set is given back.
+    `admin` is the connection to build and reset by, which is closed elsewhere; without it the site has one of its own.
     `keeping` is for a database whose sets the next run may have.
     """
 
@@ -80,6 +81,7 @@ class Site:
         self.admin = admin or Admin(
             common.endpoint, database, application_name=common.application("admin"), path=common.pinned
         )
+        self._closes_admin = admin is None
         self._keeping = keeping
         self._recycler = Recycler(self.admin, common.progress)
         self._recyclable: dict[BuiltSet, Recyclable] = {}
@@ -163,9 +165,10 @@ class Site:
                 noted.pristine.close()
 
     async def close(self) -> None:
-        """Closes the connection, and forgets all sets."""
+        """Closes the site's own connection, and forgets all sets."""
         self.forget(list(self._recyclable))
-        await self.admin.close()
+        if self._closes_admin:
+            await self.admin.close()
 
     async def _build(self, built: BuiltSet, others: Sequence[str], term: Term) -> None:
         # Which takes its time to load, and is not needed where all sets wait for the run already.

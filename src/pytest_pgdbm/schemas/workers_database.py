@@ -22,6 +22,12 @@ from pytest_pgdbm.schemas.kept import outside
 from pytest_pgdbm.schemas.kept.keeping import Keeping
 from pytest_pgdbm.schemas.kept.record import Record
 
+# Whoever is in there still could change something once it was looked at.
+_END_OTHERS = """
+select pg_terminate_backend(pid, 5000) from pg_catalog.pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+"""
+
 AdminOf = Callable[[str], Admin]
 
 
@@ -40,14 +46,22 @@ class WorkersDatabase:
         self.keeping = keeping
 
     async def end(self) -> None:
-        """Drops the database where the server outlives the run, unless it was left to the next one.
+        """Closes the connection. On a server that outlives the run, leaves the database to the next one, or drops it.
 
-        The next run drops what cannot be dropped now.
+        To be called when the tests' connections are closed. The next run drops what cannot be dropped now.
         """
+        with contextlib.suppress(*FAILURES):
+            await self._leave()
         await self.admin.close()
         if self.keeping is not None and not self.keeping.left:
             with contextlib.suppress(*FAILURES):
                 await _drop(self._endpoint, self._run, self.name)
+
+    async def _leave(self) -> None:
+        if self.keeping is not None and self.keeping.entries:
+            async with self.admin.administrator() as connection:
+                await connection.execute(_END_OTHERS)
+                await self.keeping.leave(connection)
 
 
 async def get_database(endpoint: Endpoint, run: Run, admin_of: AdminOf) -> WorkersDatabase:

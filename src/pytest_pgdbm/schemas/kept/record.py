@@ -7,6 +7,7 @@ Python, of pgdbm or of the server has written counts as nothing, as does what ca
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -70,8 +71,9 @@ class Record:
 
     def write(self, server: str) -> bytes:
         """The record as bytes. `server` is the version of the server that it is of."""
-        told = {"sets": len(self.entries), **_writer(server)}
-        return json.dumps(told).encode() + b"\n" + pickle.dumps(self)
+        data = pickle.dumps(self)
+        told = {"sets": len(self.entries), **_told(server, data)}
+        return json.dumps(told).encode() + b"\n" + data
 
     @classmethod
     def read(cls, data: bytes, server: str) -> Record | None:
@@ -79,7 +81,7 @@ class Record:
         first, _, rest = data.partition(b"\n")
         try:
             told = json.loads(first)
-            if {**told, **_writer(server)} != told:
+            if {**told, **_told(server, rest)} != told:
                 return None
             record = _loaded(rest)
         except (Unreadable, ValueError, TypeError):
@@ -91,13 +93,15 @@ class Unreadable(Exception):
     """What was to be read is not what was written."""
 
 
-def _writer(server: str) -> dict[str, Any]:
+def _told(server: str, data: bytes) -> dict[str, Any]:
+    """Who writes these data, and what shows that they are whole."""
     return {
         "format": _FORMAT,
         "plugin": version("pytest-pgdbm"),
         "pgdbm": version("pgdbm"),
         "python": platform.python_version(),
         "server": server,
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
 
 
