@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,15 +233,21 @@ class Session:
     def _workers_database(self) -> WorkersDatabase:
         from pytest_pgdbm.schemas.workers_database import get_database
 
+        # Nothing is loaded in the loop's thread meanwhile: Python 3.11 cannot parse modules in two threads at once, as
+        # pytest does that rewrites them. https://github.com/python/cpython/issues/106905
         database = self.loop.run(get_database(self._get_endpoint(), self.run, self._admin), _load_leases)
         self._closers.append(lambda: self.loop.run(database.end()))
+        if database.keeping is None or not database.keeping.entries:
+            _load()  # a set will be built
         return database
 
-    def _admin(self, database: str) -> Admin:
+    @property
+    def _admin(self) -> Callable[[str], Admin]:
+        """Makes the connection that builds and drops in a database."""
         from pytest_pgdbm.connections.admin import Admin
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="admin")
-        return Admin(self._get_endpoint(), database, application_name=application, path=self._pinned)
+        return partial(Admin, self._get_endpoint(), application_name=application, path=self._pinned)
 
     @cached_property
     def _pinned(self) -> str | None:
