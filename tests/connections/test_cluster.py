@@ -149,6 +149,20 @@ def test_databases_of_dead_runs_go_with_who_is_in_them(server: Server) -> None:
     asyncio.run(go())
 
 
+def test_databases_that_wait_for_the_next_run_stay(server: Server) -> None:
+    async def go() -> None:
+        async with server.connected() as connection:
+            wanted = await cluster.state(connection)
+            for name in (OURS, "pgdbm_fedcba9876_gw1"):
+                await connection.execute(f"create database {name}")
+            await cluster.check(connection, wanted, [OURS])
+            assert await databases(connection) == [OURS]
+            await cluster.check(connection, wanted)
+            assert await databases(connection) == []
+
+    asyncio.run(go())
+
+
 def test_a_database_that_cannot_be_dropped_is_told(server: Server) -> None:
     async def go() -> str:
         async with server.connected() as connection:
