@@ -182,7 +182,10 @@ def test_a_cache_that_cannot_be_written_gives_the_run_a_server_of_its_own(scene:
     cache.unlink()
 
 
-def test_the_header_says_that_the_server_is_kept_or_that_it_cannot_be(scene: Scene) -> None:
+def test_the_header_says_that_the_server_is_kept_or_that_it_cannot_be(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGDBM_IMAGE", raising=False)
     result = scene.project.run_apart("--pgdbm-keep-alive=30", "--pgdbm-server=container", "--collect-only", test=TELLS)
     result.stdout.fnmatch_lines(
         [

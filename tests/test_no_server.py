@@ -18,7 +18,10 @@ def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
 
 
-def test_all_that_was_tried_is_told_with_what_mends_it(own_server_project: Project) -> None:
+def test_all_that_was_tried_is_told_with_what_mends_it(
+    own_server_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGDBM_IMAGE", raising=False)
     result = own_server_project.run("--pgdbm-server-version=99", test=TWO_TESTS)
     result.assert_outcomes(passed=1, errors=2)
     result.stdout.fnmatch_lines(

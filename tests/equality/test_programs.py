@@ -16,6 +16,8 @@ from pytest_pgdbm.connections import login
 ITEMS = "insert into <depot>.items (code, name) select 'c' || i, 'n' from generate_series(1, 3000) i"
 ORDERS = "insert into <shop>.orders (item) select id from <depot>.items"
 
+ADDED = "insert into <depot>.documents (id, body) select 1000 + i, repeat('d', i % 900) from generate_series(1, 200) i"
+
 PROGRAMS: dict[str, tuple[Cost, list[str]]] = {
     "seeds deleted, and the same put in in another order": (
         "never",
@@ -40,6 +42,12 @@ PROGRAMS: dict[str, tuple[Cost, list[str]]] = {
             "begin; select * from <depot>.documents for update; commit",
             "begin; select * from <shop>.counters for key share; update <shop>.counters set n = 1; rollback",
         ],
+    ),
+    "rows added to seeds, so that indexes get more pages": ("never", [ADDED]),
+    "the same rolled back": ("never", [f"begin; {ADDED}; rollback"]),
+    "the same after the seeds were deleted, rolled back": (
+        "never",
+        [f"begin; delete from <depot>.documents; {ADDED}; rollback"],
     ),
     "seeds written by a savepoint": (
         "never",

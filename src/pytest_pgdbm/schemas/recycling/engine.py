@@ -26,6 +26,7 @@ from pytest_pgdbm.schemas.recycling.pristine import (
     read_files,
     read_rows,
     reshape,
+    shrink_indexes,
     vacuum,
 )
 
@@ -115,7 +116,10 @@ class Recycler:
         if views:
             await _refresh(connection, pristine, views)
         written = {*found.dirty, *found.touched, *found.gained} - truncated
-        if await reshape(connection, pristine.inventory, sorted(written)) or truncated or views:
+        reshaped = await reshape(connection, pristine.inventory, sorted(written))
+        grown = {*found.grown, *(table.oid for table in touched)}
+        shrunk = bool(grown) and await shrink_indexes(connection, pristine, sorted(grown))
+        if reshaped or shrunk or truncated or views:
             await _expect_same(connection, pristine)
         if touched or views or truncated:
             pristine.files = await read_files(connection, pristine.inventory.stored)

@@ -35,7 +35,8 @@ class Found:
     `structure` the look at the catalogs. `dirty` are OIDs of tables that had no
     rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views` of
     materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
-    have been emptied. `gained` are tables that only gained rows, and have lost them.
+    have been emptied. `gained` are tables that only gained rows, and have lost them; `grown` are tables that had rows
+    at first, and whose indexes have other sizes now.
     """
 
     state: str
@@ -46,6 +47,7 @@ class Found:
     views: Sequence[int]
     large: Sequence[int]
     gained: Sequence[int]
+    grown: Sequence[int]
 
 
 def call(name: str) -> str:
@@ -57,25 +59,38 @@ def call(name: str) -> str:
 
 
 def definition(
-    name: str, inventory: Inventory, seeded: Mapping[int, SeededRows], values: Mapping[int, tuple[int, bool]], look: str
+    name: str,
+    inventory: Inventory,
+    seeded: Mapping[int, SeededRows],
+    indexes: Mapping[int, int],
+    values: Mapping[int, tuple[int, bool]],
+    look: str,
 ) -> str:
-    """The statement that makes the function. `values` are those of the sequences, `look` is the SQL of the look."""
-    body = "\n".join(_body(inventory, seeded, values, look))
+    """The statement that makes the function.
+
+    `indexes` are the bytes of the indexes of seeded relations, `values` those of the sequences, `look` is the SQL of
+    the look.
+    """
+    body = "\n".join(_body(inventory, seeded, indexes, values, look))
     return (
         f"create or replace function pg_temp.{name}(expected text, since int8,"
         " out state text, out reached int8, out structure text,"
-        " out dirty oid[], out touched oid[], out views oid[], out large oid[], out gained oid[])"
+        " out dirty oid[], out touched oid[], out views oid[], out large oid[], out gained oid[], out grown oid[])"
         f" language plpgsql as {quote_literal(body)}"
     )
 
 
 def _body(
-    inventory: Inventory, seeded: Mapping[int, SeededRows], values: Mapping[int, tuple[int, bool]], look: str
+    inventory: Inventory,
+    seeded: Mapping[int, SeededRows],
+    indexes: Mapping[int, int],
+    values: Mapping[int, tuple[int, bool]],
+    look: str,
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
     yield "declare n bigint; k bigint; now pg_snapshot = pg_catalog.pg_current_snapshot();"
-    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}';"
+    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}'; grown := '{}';"
     yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
     yield f"if {_held(inventory.lockable)} then state := '{HELD}'; return; end if;"
     yield from _sequences([each for each in inventory.sequences if each.unlogged], values)
@@ -90,6 +105,8 @@ def _body(
         yield from _referring_too(filled)
     yield from _views(inventory.views, seeded)
     yield f"large := {_large(inventory)};"
+    if filled:
+        yield f"grown := {_with_grown_indexes(filled, indexes)};"
     for group in inventory.groups:
         yield _emptied(group, seeded)
     yield from _sequences([each for each in inventory.sequences if not each.unlogged], values)
@@ -111,6 +128,11 @@ def _held(oids: Collection[int]) -> str:
 def _with_pages(relations: Sequence[Relation]) -> str:
     oids = _oids(each.oid for each in relations)
     return f"array(select o from pg_catalog.unnest({oids}) o where pg_catalog.pg_relation_size(o) > 0)"
+
+
+def _with_grown_indexes(relations: Sequence[Relation], indexes: Mapping[int, int]) -> str:
+    noted = ", ".join(f"({each.oid}::oid, {indexes[each.oid]}::int8)" for each in relations)
+    return f"array(select o from (values {noted}) n (o, size) where pg_catalog.pg_indexes_size(o) <> size)"
 
 
 def _compared(relation: Relation, rows: SeededRows, *, lost: str, gained: str) -> str:

@@ -48,6 +48,14 @@ from only {relation}
 """
 
 
+# An index whose root has been split; how, depends on the order in which the rows came.
+_SPLIT = """
+select c.oid from pg_catalog.pg_class c
+where c.oid = any($1::oid[]) and pg_catalog.pg_indexes_size(c.oid) > 2 * pg_catalog.current_setting('block_size')::int
+    * (select count(*) from pg_catalog.pg_index x where x.indrelid = c.oid)
+"""
+
+
 class Unrecyclable(Exception):
     """Why a set cannot be given back, only dropped."""
 
@@ -56,8 +64,8 @@ class Unrecyclable(Exception):
 class Pristine:
     """A set as it was first leased.
 
-    `values` are those of the sequences, `copies` the rows that were there, `files` the numbers of the files of all
-    tables, all by OID.
+    `values` are those of the sequences, `copies` the rows that were there, `indexes` the bytes of the indexes on them,
+    `files` the numbers of the files of all tables, all by OID.
     """
 
     schemas: Sequence[str]
@@ -67,10 +75,11 @@ class Pristine:
     values: Mapping[int, tuple[int, bool]]
     files: dict[int, int]
     copies: dict[int, Copy]
+    indexes: Mapping[int, int]
 
     def definition(self, name: str) -> str:
         """The statement that makes the function by which this set is emptied."""
-        return function.definition(name, self.inventory, self.seeded, self.values, self.fingerprint.quick)
+        return function.definition(name, self.inventory, self.seeded, self.indexes, self.values, self.fingerprint.quick)
 
     def close(self) -> None:
         """Lets go of the copies."""
@@ -91,7 +100,8 @@ async def note(connection: asyncpg.Connection, schemas: Collection[str] | None) 
     seeded = await read_rows(connection, filled)
     values = await _values(connection, inventory.sequences)
     taken = await fingerprint.take(connection, None if schemas is None else names)
-    pristine = Pristine(names, inventory, taken, seeded, values, await read_files(connection, inventory.stored), {})
+    files, indexes = await read_files(connection, inventory.stored), await _index_sizes(connection, seeded)
+    pristine = Pristine(names, inventory, taken, seeded, values, files, {}, indexes)
     try:
         for relation in filled:
             pristine.copies[relation.oid] = await copy(connection, relation)
@@ -171,12 +181,36 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[
     pages = await connection.fetch(_PAGES, [each.oid for each in stored])
     filled = [inventory.relations[row["oid"]] for row in pages if row["size"]]
     _check(filled)
+    tables = [each for each in filled if each.kind == "r"]
     loose = {row["oid"] for row in await _look_at_rows(connection, filled) if row["holes"]}
-    for relation in (each for each in filled if each.oid in loose and each.kind == "r"):
+    for relation in (each for each in tables if each.oid in loose):
         await connection.execute(f"vacuum (full) {relation}")
         await vacuum(connection, [relation], waits=WAITS_FOR_A_START)
+    split = {row["oid"] for row in await connection.fetch(_SPLIT, [each.oid for each in tables])} - loose
+    await _reindex(connection, (each for each in tables if each.oid in split))
     await reshape(connection, inventory, [each.oid for each in filled])
     return filled
+
+
+async def shrink_indexes(connection: asyncpg.Connection, pristine: Pristine, oids: Collection[int]) -> bool:
+    """Builds the indexes of these seeded tables anew, if rows that are gone have left more pages; whether any have.
+
+    Where later rows come to lie depends on it: a page of the table is pruned when an index leads to it.
+    """
+    sizes = await _index_sizes(connection, oids)
+    grown = [pristine.inventory.relations[oid] for oid, size in sizes.items() if size != pristine.indexes[oid]]
+    await _reindex(connection, grown)
+    return bool(grown)
+
+
+async def _index_sizes(connection: asyncpg.Connection, oids: Iterable[int]) -> dict[int, int]:
+    rows = await connection.fetch("select o, pg_catalog.pg_indexes_size(o) from unnest($1::oid[]) o", list(oids))
+    return dict(map(tuple, rows))
+
+
+async def _reindex(connection: asyncpg.Connection, tables: Iterable[Relation]) -> None:
+    for table in tables:
+        await connection.execute(f"reindex table {table}")
 
 
 async def reshape(connection: asyncpg.Connection, inventory: Inventory, oids: Iterable[int]) -> bool:
