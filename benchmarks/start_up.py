@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -39,9 +40,10 @@ def no_database(runner: Runner, processes: int) -> list[Figure]:
         "no database",
         processes,
         {
-            "with the plugin": lambda: runner.run("no_database"),
-            "without": lambda: runner.run("no_database", options=WITHOUT_PLUGIN),
+            "with the plugin": lambda: runner.run("no_database", at_once=True),
+            "without": lambda: runner.run("no_database", at_once=True, options=WITHOUT_PLUGIN),
         },
+        first=lambda: runner.run("no_database"),
     )
     imported = sorted({name for one in seen["with the plugin"] for name in one.imported})
     wall = _difference("a run that uses no database: more than without the plugin", seen, "wall", 0.030)
@@ -88,12 +90,18 @@ def container(runner: Runner, migrations: Path, processes: int) -> list[Figure]:
     for turn in range(processes):
         print(f"container: run {turn + 1}", file=sys.stderr)
         with Watcher() as watcher:
-            seen = runner.run("plugin", options=("--pgdbm-server=container",), migrations=migrations)
+            seen = runner.run("plugin", options=("--pgdbm-server=container", *_image()), migrations=migrations)
         after.append(seen.began + seen.first_body - watcher.answered)
         whole.append(seen.first_body)
     parts = {"from the start of pytest": statistics.median(whole)}
     what = "first test on a container: after its first successful `SELECT 1`"
     return [Figure(what, statistics.median(after), 1.0, parts)]
+
+
+def _image() -> list[str]:
+    """The image that this machine has, if it says so: the plugin's own settings do not reach the runs."""
+    image = os.environ.get("PGDBM_IMAGE")
+    return [f"--pgdbm-image={image}"] if image else []
 
 
 _EMBEDDED = ("--pgdbm-server=embedded",)
@@ -103,12 +111,16 @@ _KEPT = "server kept"
 _NONE = "no database"
 
 
-def _alternate(what: str, processes: int, sides: dict[str, _Side]) -> dict[str, list[Seen]]:
+def _alternate(
+    what: str, processes: int, sides: dict[str, _Side], first: Callable[[], object] = lambda: None
+) -> dict[str, list[Seen]]:
+    """Runs the sides in turn; `first` is called before each turn."""
     seen: dict[str, list[Seen]] = defaultdict(list)
     for side in sides.values():
         side()  # warms the disk's cache and compiles what has not been compiled
     for turn in range(processes):
         print(f"{what}: run {turn + 1}", file=sys.stderr)
+        first()
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             seen[name].append(sides[name]())
     return seen
