@@ -56,15 +56,7 @@ class Workshop:
 
     def ask(self, name: str, services: Mapping[str, Service]) -> Asked:
         """What a test gets that asks for one of these services."""
-        resolver = Resolver(
-            Library(),
-            test_file=self.folder / "test_it.py",
-            rootdir=self.folder,
-            offered=services,
-            declarations=[],
-            seeds={},
-        )
-        return resolver.ask(name)
+        return resolver(self.folder, services).ask(name)
 
     @asynccontextmanager
     async def home(
@@ -125,6 +117,12 @@ class Workshop:
         async with connected(self.url) as connection:
             rows = await connection.fetch("select nspname from pg_namespace where nspname ~ '^pgdbm_' order by 1")
             return [row["nspname"] for row in rows]
+
+
+def resolver(folder: Path, services: Mapping[str, Service]) -> Resolver:
+    """What finds services for a test in this folder, where no declaration says more."""
+    test_file = folder / "test_it.py"
+    return Resolver(Library(), test_file=test_file, rootdir=folder, offered=services, declarations=[], seeds={})
 
 
 @pytest.fixture

@@ -18,10 +18,9 @@ import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from workshop import Workshop
+from workshop import Workshop, resolver
 
 from pytest_pgdbm import Service
-from pytest_pgdbm.leasing.resolver import Library, Resolver
 from pytest_pgdbm.schemas.kept import outside
 from pytest_pgdbm.schemas.kept.content import as_read, content
 from pytest_pgdbm.schemas.kept.outside import Outside
@@ -263,15 +262,7 @@ class Place:
             "users": Service(self.folder / "users", **options).resolved(self.folder),
             "orders": Service(self.folder / "orders"),
         }
-        resolver = Resolver(
-            Library(),
-            test_file=self.folder / "test_it.py",
-            rootdir=self.folder,
-            offered=services,
-            declarations=[],
-            seeds={},
-        )
-        return resolver.ask("users").plan
+        return resolver(self.folder, services).ask("users").plan
 
     def content(self, others: tuple[str, ...] = (), settings: tuple[str, ...] = (), **options: Any) -> str | None:
         return content(self.plan(**options), others, settings)

@@ -101,9 +101,8 @@ async def first_login(
     """Logs in as the administrator and returns the endpoint with what was found: version, limits.
 
     On a server of our own it makes the ordinary role; on one that was kept it puts the cluster in order, whose
-    databases that are `waiting` stay. `patience` is
-    for how many seconds a server that is still starting is tried again. Raises ServerFailed, with the cause in words
-    and what mends it.
+    databases that are `waiting` stay. `patience` is for how many seconds a server that is still starting is tried
+    again. Raises ServerFailed, with the cause in words and what mends it.
     """
     connection = await _patiently(endpoint, application_name, patience)
     try:

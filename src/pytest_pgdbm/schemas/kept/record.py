@@ -55,10 +55,11 @@ class Entry:
 
     def read(self) -> Pristine:
         """What the set was like. Raises Unreadable."""
-        pristine, rows = _loaded(self.pristine)
+        loaded: tuple[Pristine, Mapping[int, bytes]] = _loaded(self.pristine)
+        pristine, rows = loaded
         relations = pristine.inventory.relations
         pristine.copies = {oid: copy_of(relations[oid], data) for oid, data in rows.items()}
-        return pristine  # type: ignore[no-any-return]
+        return pristine
 
 
 @dataclass(frozen=True)
