@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_pgdbm import findings, report, settings
+from pytest_pgdbm import report, settings
 from pytest_pgdbm.fixtures import FOUND, SESSION
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import ConfigError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_pgdbm.leasing.leaks import Leak
     from pytest_pgdbm.services.service import Service
 
+_LOOKING = pytest.StashKey[threading.Thread]()
 _KEPT = pytest.StashKey[list[str]]()
 _WORKERS = pytest.StashKey[list[report.Told]]()
 _MARKER = (
@@ -72,12 +74,18 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_pgdbm import fixtures
 
     config.pluginmanager.register(fixtures, "pgdbm-fixtures")
-    if config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        return
+    config.stash[_LOOKING] = report.look_ahead(config.stash[SESSION].settings)
+    if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Controller(config), "pgdbm-xdist")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Which server, its version and why; pgdbm's version; what differs from the defaults and who said so."""
+    if _LOOKING not in config.stash:
+        return []  # a worker of xdist's, whose header nobody sees
+    config.stash[_LOOKING].join()
     return report.header(config.stash[SESSION].settings)
 
 
@@ -230,5 +238,7 @@ def _folder(run: str) -> Path:
 
 def _tell(session: pytest.Session, found: list[Leak], running: pytest.Item | None) -> None:
     if found:
+        from pytest_pgdbm import findings
+
         session.config.stash[_KEPT].extend(leak.message for leak in found if leak.kept)
         findings.tell(session, found, running)

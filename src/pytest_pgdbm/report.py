@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
@@ -19,6 +20,19 @@ class Told(TypedDict):
     failure: str | None
     kept: list[str]
     dropped: list[str]
+
+
+def look_ahead(chosen: settings.Settings) -> threading.Thread:
+    """Asks a server program for its version while pytest goes on: what takes longest in a run without a database.
+
+    The answer stays in memory; `header` will find it once the thread has ended.
+    """
+    # Here, since modules are not loaded in two threads at once: https://github.com/python/cpython/issues/106905
+    from pytest_pgdbm.servers import installations  # noqa: F401
+
+    looking = threading.Thread(target=_server, args=(chosen,), name="pytest-pgdbm-header", daemon=True)
+    looking.start()
+    return looking
 
 
 def header(chosen: settings.Settings) -> list[str]:

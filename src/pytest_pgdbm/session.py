@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_pgdbm.connections import quiet
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import PgdbmError, ServerGone, SharedFailure
 from pytest_pgdbm.ground.masks import SecretUrl
@@ -67,7 +67,7 @@ class Session:
         self.failure: str | None = None
         self.test = ""
         self._turn = threading.Lock()
-        self._closers: list[Callable[[], None]] = [quiet.install()]
+        self._closers: list[Callable[[], None]] = []
 
     @cached_property
     def server(self) -> PgdbmServer:
@@ -272,7 +272,7 @@ class Session:
     def _get_endpoint(self) -> Endpoint:
         if self.failure is None:
             try:
-                with quiet.quietly():
+                with self._quiet.quietly():
                     return self._endpoint
             except SharedFailure as error:
                 self.failure = str(error)
@@ -280,6 +280,14 @@ class Session:
                 self.failure = str(error)
                 raise
         raise ServerGone("no Postgres server in this run; the first test that asked for it, and the summary, say why")
+
+    @cached_property
+    def _quiet(self) -> ModuleType:
+        """What the plugin's work logs stays out of the tests' records from now on."""
+        from pytest_pgdbm.connections import quiet
+
+        self._closers.append(quiet.install())
+        return quiet
 
     @cached_property
     def _endpoint(self) -> Endpoint:
