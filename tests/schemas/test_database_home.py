@@ -16,10 +16,12 @@ from workshop import Workshop
 from pytest_pgdbm import BuildError, Service
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.connections.opening import PGDBM_PATH, Opening
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pool_set import Pools
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.seats import Seats
 from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.leasing.resolver import Library, Resolver
 from pytest_pgdbm.schemas.database_home import DatabaseHome
@@ -74,7 +76,7 @@ class Homes:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        self.pools = Pools("it")
+        self.pools = Pools("it", Seats(Crowd(workshop.own), 40))
 
     @asynccontextmanager
     async def home(self, *, own: bool, url: str | None = None) -> AsyncIterator[DatabaseHome]:
@@ -87,7 +89,7 @@ class Homes:
             name = common.application("pool")
             return self.pools.add(Opening(endpoint, database, application_name=name, path=path, size=4, options={}))
 
-        home = DatabaseHome(common, self.pools, open_pool, Budget(4, 3, 2))
+        home = DatabaseHome(common, self.pools, open_pool, Budget(4, 3, 2, 40))
         try:
             yield home
         finally:

@@ -21,6 +21,9 @@ from pytest_pgdbm.ground.errors import ConfigError
 PGDBM_PATH: str | None = getattr(pgdbm.core, "NEUTRAL_SEARCH_PATH", None)
 """What pgdbm pins the search path of a shared pool to by itself; 0.4 does not pin."""
 
+SECONDS_TO_END = 5.0
+"""How long a server that is full is asked to end what a pool has left; a server process ends by itself, too."""
+
 _OURS = frozenset({"connection_string", "host", "port", "database", "user", "password", "schema"})
 
 
@@ -101,7 +104,11 @@ class Opening:
         with contextlib.suppress(*FAILURES):
             name = self.application_name
             connection = await login.connect(
-                self._endpoint, self._database, self._endpoint.login, application_name=name + " end"
+                self._endpoint,
+                self._database,
+                self._endpoint.login,
+                application_name=name + " end",
+                patience=SECONDS_TO_END,
             )
             try:
                 return await backends.end(connection, pids, application=name)

@@ -44,6 +44,7 @@ class DatabaseHome:
         self._databases = Databases(admin, endpoint, Proof(common.run.id))
         self._open: set[Site] = set()
         self._sites: dict[BuiltSet, Site] = {}
+        self._seated = False
 
     @property
     def is_full(self) -> bool:
@@ -106,6 +107,7 @@ class DatabaseHome:
         await self._databases.close()
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
+        self._take_seats()
         run = self._common.run
         database = names.database_name(run=run.id, worker=run.worker, number=next(self._numbers))
         site = Site(self._common, database, self._open_pool(database), proof=None)
@@ -113,6 +115,12 @@ class DatabaseHome:
         built = await self._undoing.do(self._make(site, plan, others), lambda error: self._undo(site, error))
         self._sites[built] = site
         return built
+
+    def _take_seats(self) -> None:
+        """Each database's connection is of the worker's share, and so is the one by which they are made."""
+        if not self._seated:
+            self._seated = True
+            self._pools.seats.reserve(1 + self._budget.databases)
 
     async def _make(self, site: Site, plan: Plan, others: Sequence[str]) -> BuiltSet:
         await self._databases.create(site.database, plan.names)
