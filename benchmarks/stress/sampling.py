@@ -10,10 +10,10 @@ import asyncpg
 
 _OFTEN = 0.003
 
-# A superuser's: a slot of those that are reserved. What is still logging in has a slot already.
+# Who is logging in has no role yet, and may be refused.
 _COUNT = """
-select count(*) from pg_stat_activity
-where pid <> pg_backend_pid() and backend_type = 'client backend' and usename is distinct from 'boss'
+select count(*) from pg_stat_activity a join pg_roles r on r.oid = a.usesysid
+where a.backend_type = 'client backend' and not r.rolsuper
 """
 
 

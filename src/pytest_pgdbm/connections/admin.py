@@ -9,14 +9,28 @@ from contextlib import asynccontextmanager, contextmanager
 import asyncpg
 
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.budget import TICKETS
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
-_CLEAN = """
+_CLEAN = f"""
 reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences;
-select pg_catalog.pg_advisory_unlock_all()
+do $release$
+declare
+    held record;
+    tickets int[] := (
+        select array_agg(objid::bigint::int) from pg_catalog.pg_locks
+        where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid() and objsubid = 2 and granted
+            and classid = {TICKETS} and mode = 'ExclusiveLock');
+begin
+    perform pg_catalog.pg_advisory_unlock_all();
+    for held in select ticket from pg_catalog.unnest(tickets) ticket loop
+        perform pg_catalog.pg_try_advisory_lock({TICKETS}, held.ticket);
+    end loop;
+end
+$release$
 """
 
 # Set once for many resets: each change of the replication role throws away all plans of the session. As a replica,

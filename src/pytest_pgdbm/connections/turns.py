@@ -18,16 +18,10 @@ from typing import Any
 import asyncpg
 
 from pytest_pgdbm.connections.admin import Admin
-from pytest_pgdbm.connections.budget import FEWEST_IN_POOL
+from pytest_pgdbm.connections.budget import FEWEST_IN_POOL, TICKETS
 from pytest_pgdbm.connections.crowd import SECONDS_FOR_A_TURN, Crowd
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.seats import Seats
-
-TICKETS = int.from_bytes(b"pgt\0", "big")
-"""The first number of the locks; the second is the ticket's, and 0 is held by who waits for one.
-
-https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
-"""
 
 SECONDS_OF_A_TURN = 0.25
 """How long a turn lasts at least: logging in anew costs something, too."""
@@ -40,6 +34,7 @@ _LOOK = 0.05
 _TAKE = f"""
 select ticket from pg_catalog.unnest($1::int[]) ticket where pg_catalog.pg_try_advisory_lock({TICKETS}, ticket) limit $2
 """
+# The second number of a ticket is its own, from 1 on.
 _GIVE = f"select pg_catalog.pg_advisory_unlock({TICKETS}, ticket) from pg_catalog.unnest($1::int[]) ticket"
 _WAIT = f"select pg_catalog.pg_try_advisory_lock_shared({TICKETS}, 0)"
 _WAIT_NO_MORE = f"select pg_catalog.pg_advisory_unlock_shared({TICKETS}, 0)"
