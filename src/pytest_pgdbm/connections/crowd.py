@@ -74,6 +74,8 @@ class Crowd:
 
     async def text(self, why: str, waited: float) -> str:
         """What is said of a wait: the server's room, what the run needs of it, who has it, what mends it."""
+        if not self._endpoint.version:  # the first login is to find out
+            return f"{masked(why)} (for {waited:.0f} seconds)"
         at, endpoint = f"{self._endpoint.host}:{self._endpoint.port}", self._endpoint
         workers = f"{endpoint.workers} worker" + "s" * (endpoint.workers != 1)
         return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -75,16 +75,12 @@ class Seats:
         """Takes seats away for good; two stay."""
         with self.lock:
             self.number = max(self.number - number, min(self.number, FEWEST_IN_POOL))
-            self._reclaim()
+            _make_room(self._pools)
 
     def add(self, guest: Guest, number: int) -> bool:
         """Gives a loop's pool more seats, if there are so many."""
         with self.lock:
-            guest.seats += number
-            if self._fit() or self._reclaim():
-                return True
-            guest.seats -= number
-            return False
+            return any(self._given(guest, number) for _ in self._reclaiming())
 
     async def admit(self, guest: Guest) -> None:
         """Gives a loop's pool its first two seats, and waits for them if need be. Raises NoConnection."""
@@ -122,19 +118,22 @@ class Seats:
                 await stack.enter_async_context(self._turns.kept(self))
             yield
 
-    def _fit(self) -> bool:
-        return sum(pool.held for pool in self._pools) <= self.number
+    def _given(self, guest: Guest, number: int) -> bool:
+        guest.seats += number
+        if sum(pool.held for pool in self._pools) <= self.number:
+            return True
+        guest.seats -= number
+        return False
 
-    def _reclaim(self) -> bool:
+    def _reclaiming(self) -> Iterator[None]:
+        """Takes seats back that nobody needs now, one step after the other."""
+        yield
         for pool in self._pools:
             pool.unpark()
-            if self._fit():
-                return True
+            yield
         for pool in self._pools:
             pool.give_way()
-            if self._fit():
-                return True
-        return False
+            yield
 
 
 def _make_room(pools: Sequence[Pool]) -> None:
