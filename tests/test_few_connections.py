@@ -69,12 +69,10 @@ def test_workers_take_turns_where_there_are_too_few_for_all() -> None:
 
 
 UVLOOP = """
-import pytest
 import uvloop
 
-@pytest.fixture(scope="session")
-def event_loop_policy():
-    return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
 """
 
 LOOPS = """
