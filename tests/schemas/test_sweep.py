@@ -11,6 +11,7 @@ import pytest
 from databases import connected
 from workshop import Workshop
 
+from pytest_pgdbm.connections import registration
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground import locks, names
@@ -238,5 +239,45 @@ def test_a_database_that_somebody_is_in_stays_until_he_has_left(workshop: Worksh
         found = await swept(workshop)
         assert [each.name for each in found.dropped] == [name]
         await admin.close()
+
+    asyncio.run(go())
+
+
+def test_a_session_that_the_network_took_away_does_not_hinder_the_next(workshop: Workshop) -> None:
+    async def go() -> None:
+        admin = Admin(
+            await workshop.by_url(workshop.url),
+            workshop.database,
+            application_name="it",
+            path=None,
+            registration=Registration(new_run(), "main"),
+        )
+        async with admin.administrator() as connection:
+            pid = connection.get_server_pid()
+            # The server hears nothing of it: the socket stays open in a duplicate.
+            transport = connection._transport
+            duplicate = transport.get_extra_info("socket").dup()
+            transport.abort()
+        while not admin.losses:
+            await asyncio.sleep(0)
+        await _use(admin)
+        assert admin.losses == 1
+        async with connected(workshop.url) as other:
+            assert await other.fetchval("select count(*) from pg_stat_activity where pid = $1", pid) == 0
+        duplicate.close()
+        await admin.close()
+
+    asyncio.run(go())
+
+
+def test_who_holds_a_processs_locks_for_too_long_is_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "SECONDS_TO_REGISTER", 0.05)
+
+    async def go() -> None:
+        run = new_run()
+        async with alive(workshop.url, run), connected(workshop.url) as connection:
+            with pytest.raises(asyncpg.LockNotAvailableError) as caught:
+                await Registration(run, "main").enter(connection)
+        assert str(caught.value).startswith("for 0.05 seconds another session has held the locks")
 
     asyncio.run(go())

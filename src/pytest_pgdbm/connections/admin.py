@@ -17,7 +17,7 @@ from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
-from pytest_pgdbm.ground.names import quote_ident
+from pytest_pgdbm.ground.names import quote_ident, quote_literal
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
 _CLEAN = """
@@ -32,6 +32,13 @@ set jit = off; set synchronous_commit = off; set row_security = off; set client_
 set lock_timeout = '2s'; set statement_timeout = '60s'
 """
 _AS_REPLICA = "set session_replication_role = replica"
+
+
+# The server may not know yet that the network took a session away, whose locks it holds.
+_END_LOST = """
+select pg_catalog.pg_terminate_backend(pid, 5000) from pg_catalog.pg_stat_activity
+where pid = {pid} and application_name = {name} and usename = current_user
+"""
 
 
 class Admin:
@@ -55,6 +62,7 @@ class Admin:
         self._settings = {} if path is None else {"search_path": path}
         self._connection: asyncpg.Connection | None = None
         self._registration = registration
+        self._pid = 0
         self._turn = asyncio.Lock()
         self._resetting = False
         self.session = 0
@@ -130,10 +138,12 @@ class Admin:
         )
         try:
             if self._registration is not None:
+                await connection.execute(_END_LOST.format(pid=self._pid, name=quote_literal(self._application_name)))
                 await self._registration.enter(connection)
         except BaseException:
             connection.terminate()
             raise
+        self._pid = connection.get_server_pid()
         self._resetting = False
         self.session += 1
         connection.add_termination_listener(self._ended)

@@ -53,14 +53,21 @@ class Registration:
         self._locks = {"run": locks.of_run(run), "process": locks.of_process(run, names.worker_name(worker))}
 
     async def enter(self, connection: asyncpg.Connection) -> None:
-        """Takes the locks in this session; waits for a sweeper, thirty seconds at most.
+        """Takes the locks in this session; waits for a sweeper, for thirty seconds.
 
-        Raises asyncpg.LockNotAvailableError.
+        Raises asyncpg.LockNotAvailableError, with what mends it.
         """
         take = "select pg_catalog.pg_advisory_lock_shared({run}), pg_catalog.pg_advisory_lock({process})"
-        await connection.execute(
-            f"set lock_timeout = {SECONDS_TO_REGISTER * 1000:.0f}; {take.format(**self._locks)}; set lock_timeout = 0"
-        )
+        limited = f"set lock_timeout = {SECONDS_TO_REGISTER * 1000:.0f}; {take.format(**self._locks)}"
+        try:
+            await connection.execute(f"{limited}; set lock_timeout = 0")
+        except asyncpg.LockNotAvailableError as error:
+            raise asyncpg.LockNotAvailableError(
+                f"for {SECONDS_TO_REGISTER:g} seconds another session has held the locks by which this process shows"
+                " that it lives: one that sweeps what this process lost, or its own that the network took away\n"
+                "  to mend it: see who holds them: SELECT a.* FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE"
+                " l.locktype = 'advisory'"
+            ) from error
 
     async def clean(self, connection: asyncpg.Connection) -> None:
         """Releases all other advisory locks of the session; these are taken anew if somebody has released them."""
