@@ -337,7 +337,8 @@ class Session:
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
         stay = waiting.trim(Path(endpoint.kept_in), self.run.workers) if endpoint.kept_in else ()
-        login = first_login(endpoint, application_name=application, patience=patience, waiting=stay)
+        allow = self.settings.url_allow
+        login = first_login(endpoint, application_name=application, patience=patience, waiting=stay, allow=allow)
         return self.loop.run(login, _load_pgdbm)
 
 

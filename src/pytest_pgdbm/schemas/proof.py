@@ -59,6 +59,12 @@ def database_mark(home: int) -> int:
     return (1 << 30) + home % (1 << 30)
 
 
+def made_by_a_run(schema: str, comment: str | None) -> bool:
+    """Whether any run made the schema, this one or another: name and comment both say so, and of the same run."""
+    name = parse_schema(schema)
+    return name is not None and name.run == _run_said("schema", comment)
+
+
 def _run_said(kind: str, comment: str | None) -> str | None:
     said = _COMMENT.fullmatch(comment or "")
     return said["run"] if said is not None and said["kind"] == kind else None
