@@ -8,6 +8,7 @@ conftest and the ini file. A `text` block is what some run prints, with `*` for 
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from databases import drop_database, execute
 
 import pytest_pgdbm
 from pytest_pgdbm import (
@@ -224,6 +226,30 @@ def test_a_missing_server_is_told_as_the_reference_says(pytester: pytest.Pyteste
     assert "secret" not in result.stdout.str() + result.stderr.str()
 
 
+@pytest.fixture
+def shop(pgdbm_server: PgdbmServer) -> Iterator[str]:
+    """The URL of a database that does not look like one for tests."""
+    name = f"shop_{os.getpid()}"
+    execute(pgdbm_server.url, f"create database {name}")
+    url = pgdbm_server.url.rpartition("/")[0] + "/" + name
+    things = (
+        "create schema billing; create view orders as select; create table billing.a (); create table billing.b ();"
+    )
+    execute(url, f"{things} create table users (id serial); insert into users default values; create table notes ()")
+    yield url
+    drop_database(pgdbm_server.url, name)
+
+
+def test_a_database_in_use_is_told_as_the_concepts_say(pytester: pytest.Pytester, shop: str) -> None:
+    write_page(TUTORIAL, pytester.path, fails=False)
+    told = run(pytester, "-q", url=shop).stdout.str().replace(shop.rpartition("/")[2], "shop")
+    told = re.sub(r" at \S+:\d+ does", " at localhost:5432 (which is 10.0.3.7:5432) does", told)
+    block = printed_by_itself("url: database")
+    sizes = iter(re.findall(r"\(\d+ [GM]B\)", block.text) * 9)
+    told = re.sub(r"\(\d+ (bytes|kB)\)", lambda _: next(sizes), told)
+    assert_printed(block, normalised(told))
+
+
 def test_the_tutorials_header_and_the_line_for_psql_are_printed_on_a_server_of_ones_own(
     pytester: pytest.Pytester,
 ) -> None:
@@ -235,7 +261,8 @@ def test_the_tutorials_header_and_the_line_for_psql_are_printed_on_a_server_of_o
 
 
 def test_no_text_is_left_that_nothing_prints() -> None:
-    starts = ("ERROR:", "pgdbm: PGPASSFILE", "pgdbm: embedded", "pytest-pgdbm could not", "NoConnection: waited")
+    starts = ("ERROR:", "url: database", "pgdbm: PGPASSFILE", "pgdbm: embedded", "pytest-pgdbm could not")
+    starts += ("NoConnection: waited",)
     assert [block for block in of("text") if not follows_a_test(block) and not block.text.startswith(starts)] == []
 
 

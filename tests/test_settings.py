@@ -33,6 +33,7 @@ def test_without_anything_given_each_setting_has_its_default() -> None:
     settings = resolved()
     assert settings == Settings(
         url=Setting(None, "default"),
+        url_allow=Setting(None, "default"),
         server=Setting("auto", "default"),
         server_bin=Setting(None, "default"),
         server_version=Setting(None, "default"),
@@ -71,7 +72,7 @@ def test_an_empty_value_sets_back_to_the_default_what_the_places_below_say(empty
 def test_each_option_has_three_spellings() -> None:
     spellings = {option.stem: (option.flag, option.env, option.dest) for option in OPTIONS}
     assert list(spellings) == [
-        *("url", "server", "server-bin", "server-version", "image"),
+        *("url", "url-allow", "server", "server-bin", "server-version", "image"),
         *("extensions", "search-path", "role", "isolation", "reuse", "keep-alive", "migration-timeout"),
     ]
     assert spellings["server-bin"] == ("--pgdbm-server-bin", "PGDBM_SERVER_BIN", "pgdbm_server_bin")
@@ -115,6 +116,10 @@ def test_the_url_prints_without_its_password() -> None:
         (
             {"cli": {"server": "url"}},
             "server=url (from --pgdbm-server) needs a URL; give --pgdbm-url, PGDBM_URL or the ini setting pgdbm_url",
+        ),
+        (
+            {"env": {"PGDBM_URL_ALLOW": "postgresql://u:s3cret@h/d"}},
+            "PGDBM_URL_ALLOW: this is a URL; give the name of its database alone",
         ),
         (
             {"env": {"PGDBM_SERVER_VERSION": "v16"}},
@@ -250,6 +255,7 @@ def test_a_home_that_is_unknown_is_told() -> None:
         "postgresql://[::1]:5433/d",
         "postgresql://u:p@h1:5432,h2:5433/d",
         "postgresql://u@/d?host=/run/postgresql",
+        "postgresql://u@:5433/d?host=/run/postgresql",
         "postgresql:///d?host=/run/postgresql&port=5433",
         "postgresql://%2Frun%2Fpostgresql/d",
         "postgresql://h?dbname=d",
@@ -262,6 +268,7 @@ def test_urls_are_taken_as_they_are(url: str) -> None:
 
 
 FORM = "postgresql://user:password@host:5432/database"
+TWICE = "gives the {} twice, before the '?' and after it, and clients differ in which they take"
 QUOTE_IT = (
     "has a port that is not a number from 1 to 65535; if it is part of a password, write '/' as %2F, ':' as %3A,"
     " '?' as %3F, '@' as %40"
@@ -340,6 +347,12 @@ QUOTE_IT = (
             "postgresql://h/d?sslmode",
             "has a parameter without a value after '?'; write ?name=value&name=value",
         ),
+        ("postgresql://h/app_test?dbname=shop", "postgresql://h/app_test?dbname=shop", TWICE.format("dbname")),
+        ("postgresql://h/app_test?database=shop", "postgresql://h/app_test?database=shop", TWICE.format("database")),
+        ("postgresql://h/d?host=prod", "postgresql://h/d?host=prod", TWICE.format("host")),
+        ("postgresql://h:5432/d?port=1", "postgresql://h:5432/d?port=1", TWICE.format("port")),
+        ("postgresql://u@h/d?user=boss", "postgresql://u@h/d?user=boss", TWICE.format("user")),
+        ("postgresql://u:a@h/d?password=b", "postgresql://u:****@h/d?password=****", TWICE.format("password")),
     ],
 )
 def test_a_url_that_is_wrong_is_told_without_its_password(url: str, shown: str, problem: str) -> None:

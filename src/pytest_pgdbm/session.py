@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_pgdbm.schemas.home import Home
     from pytest_pgdbm.schemas.plan import Plan
     from pytest_pgdbm.schemas.site import Common
+    from pytest_pgdbm.schemas.sweeper import Sweeper
     from pytest_pgdbm.schemas.workers_database import WorkersDatabase
     from pytest_pgdbm.settings import Isolation, Settings
 
@@ -125,9 +126,10 @@ class Session:
         return self._leases.dropped if "_leases" in self.__dict__ else []
 
     def revoke(self, tenant: Tenant) -> None:
-        """Ends a tenant's term; `settle` then drops its sets."""
+        """Ends a tenant's term; `settle` then drops its sets. Raises LeaseLost if they were lost."""
         if "_leases" in self.__dict__:
             self._leases.revoke(tenant)
+            tenant.term.check_lost()
 
     def begin_test(self, test: str) -> None:
         """Says which test runs now."""
@@ -223,7 +225,11 @@ class Session:
         homes: dict[Isolation, AnyHome] = {"schema": self._home, "database": self._database_home}
         from pytest_pgdbm.leasing.leases import Leases
 
-        return Leases(homes, self._pools)
+        if not self._get_endpoint().own:
+            self.loop.run(self._sweeper.begin())
+        leases = Leases(homes, self._pools)
+        self._workers_database.admin.on_loss.append(leases.lose)
+        return leases
 
     @cached_property
     def _home(self) -> Home:
@@ -238,9 +244,26 @@ class Session:
     def _database_home(self) -> DatabaseHome:
         from pytest_pgdbm.schemas.database_home import DatabaseHome
 
-        home = DatabaseHome(self._common, self._pools, self._open_pool, self._budget)
+        home = DatabaseHome(self._common, self._pools, self._open_pool, self._budget, self._databases_admin)
         self._closers.append(lambda: self.loop.run(home.close()))
         return home
+
+    @cached_property
+    def _sweeper(self) -> Sweeper:
+        from pytest_pgdbm.schemas.sweeper import Sweeper
+
+        sweeper = Sweeper(self._common)
+        self._closers.append(lambda: self.loop.run(sweeper.end()))
+        return sweeper
+
+    @cached_property
+    def _databases_admin(self) -> Admin:
+        """The connection by way of which databases are made: at a URL, the one that there is."""
+        if not self._get_endpoint().own:
+            return self._workers_database.admin
+        admin = self._admin(self._get_endpoint().database)
+        self._closers.append(lambda: self.loop.run(admin.close()))
+        return admin
 
     @cached_property
     def _common(self) -> Common:
@@ -275,9 +298,13 @@ class Session:
     def _admin(self) -> Callable[[str], Admin]:
         """Makes the connection that builds and drops in a database."""
         from pytest_pgdbm.connections.admin import Admin
+        from pytest_pgdbm.connections.registration import Registration
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="admin")
-        return partial(Admin, self._get_endpoint(), application_name=application, path=self._pinned)
+        registration = Registration(self.run.id, self.run.worker)
+        return partial(
+            Admin, self._get_endpoint(), application_name=application, path=self._pinned, registration=registration
+        )
 
     @cached_property
     def _pinned(self) -> str | None:
@@ -340,8 +367,8 @@ class Session:
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
         stay = waiting.trim(Path(endpoint.kept_in), self.run.workers) if endpoint.kept_in else ()
-        shared = replace(endpoint, workers=self.run.workers)
-        login = first_login(shared, application_name=application, patience=patience, waiting=stay)
+        allow, shared = self.settings.url_allow, replace(endpoint, workers=self.run.workers)
+        login = first_login(shared, application_name=application, patience=patience, waiting=stay, allow=allow)
         return self.loop.run(login, _load_pgdbm)
 
 

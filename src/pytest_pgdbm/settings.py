@@ -49,6 +49,7 @@ class Settings(NamedTuple):
     """
 
     url: Setting[SecretUrl | None]
+    url_allow: Setting[str | None]
     server: Setting[ServerChoice]
     server_bin: Setting[str | None]
     server_version: Setting[str | None]
@@ -98,6 +99,11 @@ OPTIONS: tuple[Option, ...] = (
         "url",
         "run against this existing database: postgresql://user:password@host:5432/database",
         metavar="URL",
+    ),
+    Option(
+        "url-allow",
+        "run against the database of this name at the URL, though it does not look like one for tests",
+        metavar="DATABASE",
     ),
     Option(
         "server",
@@ -204,7 +210,7 @@ def _shown(value: object) -> str:
     return masked(str(value))
 
 
-_USED_BY = {"url": "url", "keep_alive": "embedded"}
+_USED_BY = {"url": "url", "url_allow": "url", "keep_alive": "embedded"}
 
 
 def _unused_note(field: str, settings: Settings) -> str:
@@ -362,6 +368,12 @@ def _url(given: _Given) -> SecretUrl:
     return SecretUrl(given.text)
 
 
+def _url_allow(given: _Given) -> str:
+    if "://" in given.text:
+        raise given.wrong("this is a URL; give the name of its database alone")
+    return given.text
+
+
 def _safe(url: str) -> str:
     """The URL masked, even where space or a scheme of another kind would keep `masked` from seeing one."""
     return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", re.sub(r"\s", "%20", url)))
@@ -399,7 +411,23 @@ def _parts_problem(url: str) -> str | None:
     if any("=" not in part for part in query.split("&") if part):
         return "has a parameter without a value after '?'; write ?name=value&name=value"
     parameters = dict(parse_qsl(query))
-    return _host_problem(hosts, parameters) or _database_problem(match["database"], parameters)
+    return (
+        _twice_problem(login, hosts, match["database"], parameters)
+        or _host_problem(hosts, parameters)
+        or _database_problem(match["database"], parameters)
+    )
+
+
+def _twice_problem(login: str, hosts: str, database: str | None, parameters: Mapping[str, str]) -> str | None:
+    """What is said before the `?` and after it: libpq takes the one, asyncpg the other."""
+    user, _, password = login.partition(":")
+    ending = re.search(r":\d*$", hosts)
+    host, port = (hosts[: ending.start()], ending[0].strip(":")) if ending else (hosts, "")
+    before = {"user": user, "password": password, "host": host, "port": port, "dbname": database, "database": database}
+    for name, value in before.items():
+        if value and parameters.get(name):
+            return f"gives the {name} twice, before the '?' and after it, and clients differ in which they take"
+    return None
 
 
 def _host_problem(hosts: str, parameters: Mapping[str, str]) -> str | None:
@@ -434,6 +462,7 @@ def _database_problem(database: str | None, parameters: Mapping[str, str]) -> st
 
 _READERS: dict[str, Callable[[_Given], object]] = {
     "url": _url,
+    "url-allow": _url_allow,
     "server-bin": _server_bin,
     "server-version": _server_version,
     "image": _image,

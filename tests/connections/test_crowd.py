@@ -60,9 +60,7 @@ def test_a_wait_is_told_once_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def go() -> None:
         wait = waiting.wait()
-        with pytest.raises(
-            NoConnection, match="^waited 0 seconds for a connection to db.example.org:5432: why\n"
-        ) as no:
+        with pytest.raises(NoConnection, match="waited 0 seconds for a connection to db") as no:
             await forever(wait)
         assert isinstance(no.value, asyncpg.TooManyConnectionsError)
 

@@ -15,6 +15,7 @@ from workshop import Workshop
 
 from pytest_pgdbm import BuildError, Service
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.budget import Budget
 from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.connections.opening import PGDBM_PATH, Opening
@@ -89,11 +90,13 @@ class Homes:
             name = common.application("pool")
             return self.pools.add(Opening(endpoint, database, application_name=name, path=path, size=4, options={}))
 
-        home = DatabaseHome(common, self.pools, open_pool, Budget(4, 3, 2, 40))
+        admin = Admin(endpoint, endpoint.database, application_name=common.application("admin"), path=common.pinned)
+        home = DatabaseHome(common, self.pools, open_pool, Budget(4, 3, 2, 40), admin)
         try:
             yield home
         finally:
             await home.close()
+            await admin.close()
 
     def plan(self, *names: str, **services: Service) -> Plan:
         folder = self.workshop.folder

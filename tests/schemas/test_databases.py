@@ -18,7 +18,7 @@ from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.schemas import visitors
 from pytest_pgdbm.schemas.databases import Databases
 from pytest_pgdbm.schemas.drop import Kept
-from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.proof import Proof, database_mark
 
 LOCALE = """
 select datcollate, datctype, to_jsonb(d) ->> 'datlocprovider', coalesce(to_jsonb(d) ->> 'datlocale', ''),
@@ -35,7 +35,7 @@ async def databases(workshop: Workshop, *, own: bool = False) -> AsyncIterator[D
     try:
         yield made
     finally:
-        await made.close()
+        await admin.close()
 
 
 def name(workshop: Workshop, number: int = 1) -> str:
@@ -102,8 +102,14 @@ def test_without_proof_a_database_stays(workshop: Workshop, run: str | None, com
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "shop", "pgdbm_0123456789_main"])
 def test_no_other_name_is_ever_dropped(name: str) -> None:
-    assert not Proof("0123456789").holds_for_database(name, COMMENT.format(run="0123456789"))
-    assert Proof("0123456789").holds_for_database("pgdbm_0123456789_main_1", COMMENT.format(run="0123456789"))
+    said = COMMENT.format(run="0123456789")
+    proof, ours, mark = Proof("0123456789"), "pgdbm_0123456789_main_1", database_mark(16384)
+    assert not proof.holds_for_database(name, said, mark, 16384)
+    assert proof.holds_for_database(ours, said, mark, 16384)
+    assert proof.holds_for_database(ours, None, mark, 16384)
+    assert not proof.holds_for_database(ours, "mine", mark, 16384)
+    assert not proof.holds_for_database(ours, said, -1, 16384)
+    assert not proof.holds_for_database(ours, said, mark, 16385)
 
 
 def test_somebody_else_in_it_is_no_hindrance(workshop: Workshop) -> None:

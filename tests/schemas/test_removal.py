@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 
 import asyncpg
 from databases import connected
@@ -105,7 +104,7 @@ def test_sets_of_one_test_go_together_though_they_refer_to_each_other(workshop: 
     asyncio.run(go())
 
 
-def test_a_lost_connection_is_opened_anew(workshop: Workshop) -> None:
+def test_what_was_made_before_the_connection_was_lost_is_for_others_to_sweep(workshop: Workshop) -> None:
     async def go() -> None:
         async with workshop.built("users", {"users": workshop.service("users", USERS)}) as (home, built):
             async with workshop.superuser() as superuser:
@@ -114,26 +113,31 @@ def test_a_lost_connection_is_opened_anew(workshop: Workshop) -> None:
                     " where application_name like 'pgdbm % admin'and datname = current_database()"
                 )
             assert await home.drop([built]) == ([], [])
-        assert await workshop.schemas() == []
+            later = await home.build(built.plan, ())
+            assert await workshop.schemas() == [*built.schemas.values(), *later.schemas.values()]
+            assert await home.drop([built, later]) == ([], [])
+        assert await workshop.schemas() == list(built.schemas.values())
 
     asyncio.run(go())
 
 
-def test_a_server_that_is_gone_is_told(workshop: Workshop) -> None:
+def test_a_connection_that_is_lost_in_the_middle_is_told(workshop: Workshop) -> None:
     async def go() -> None:
-        async with AsyncExitStack() as stack:
-            home, built = await stack.enter_async_context(
-                workshop.built("users", {"users": workshop.service("users", USERS)})
-            )
-            async with connected(workshop.own.tcp_url("postgres", workshop.own.admin)) as superuser:
-                await superuser.execute(f"alter database {workshop.database} with allow_connections false")
-                await superuser.execute(
-                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = $1", workshop.database
+        async with workshop.built("users", {"users": workshop.service("users", USERS)}) as (home, built):
+            schema = built.schemas["users"]
+            async with connected(workshop.url) as holder, workshop.superuser() as superuser:
+                await holder.execute(f"begin; lock table {schema}.users")
+                dropping = asyncio.ensure_future(home.drop([built]))
+                ended = (
+                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                    " where wait_event_type = 'Lock' and datname = $1"
                 )
-                kept, _ = await home.drop([built])
-                assert [each.name for each in kept] == list(built.schemas.values())
-                assert "is not currently accepting connections" in kept[0].why
-                await superuser.execute(f"alter database {workshop.database} with allow_connections true")
+                while not await superuser.fetch(ended, workshop.database):
+                    await asyncio.sleep(0)
+                kept, _ = await dropping
+        assert [each.name for each in kept] == [schema]
+        assert kept[0].why.startswith("the connection to the server was lost (")
+        assert await workshop.schemas() == [schema]
 
     asyncio.run(go())
 

@@ -1,36 +1,27 @@
-"""The one connection of this process that builds and drops, in the private loop."""
+"""The one connection of this process that builds and drops, in the private loop.
+
+It also holds the locks that show others that the process lives. So whatever is done over it is done while they are
+held; once it is lost, what was made before is no longer this process's to touch.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import asyncpg
 
 from pytest_pgdbm.connections import login
-from pytest_pgdbm.connections.budget import TICKETS
 from pytest_pgdbm.connections.failing import FAILURES
+from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
-from pytest_pgdbm.ground.names import quote_ident
+from pytest_pgdbm.ground.names import quote_ident, quote_literal
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
-_CLEAN = f"""
-reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences;
-do $release$
-declare
-    held record;
-    tickets int[] := (
-        select array_agg(objid::bigint::int) from pg_catalog.pg_locks
-        where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid() and objsubid = 2 and granted
-            and classid = {TICKETS} and mode = 'ExclusiveLock');
-begin
-    perform pg_catalog.pg_advisory_unlock_all();
-    for held in select ticket from pg_catalog.unnest(tickets) ticket loop
-        perform pg_catalog.pg_try_advisory_lock({TICKETS}, held.ticket);
-    end loop;
-end
-$release$
+_CLEAN = """
+reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences
 """
 
 # Set once for many resets: each change of the replication role throws away all plans of the session. As a replica,
@@ -43,19 +34,43 @@ set lock_timeout = '2s'; set statement_timeout = '60s'
 _AS_REPLICA = "set session_replication_role = replica"
 
 
-class Admin:
-    """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost."""
+# The server may not know yet that the network took a session away, whose locks it holds.
+_END_LOST = """
+select pg_catalog.pg_terminate_backend(pid, 5000) from pg_catalog.pg_stat_activity
+where pid = {pid} and application_name = {name} and usename = current_user
+"""
 
-    def __init__(self, endpoint: Endpoint, database: str, *, application_name: str, path: str | None) -> None:
+
+class Admin:
+    """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost.
+
+    With a `registration` it shows that the process lives.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        database: str,
+        *,
+        application_name: str,
+        path: str | None,
+        registration: Registration | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._database = database
         self._application_name = application_name
         self._settings = {} if path is None else {"search_path": path}
         self._connection: asyncpg.Connection | None = None
+        self._registration = registration
+        self._pid = 0
         self._turn = asyncio.Lock()
         self._resetting = False
         self.session = 0
         """Another number once what was temporary in the session is gone."""
+        self.losses = 0
+        """How often the connection has ended by itself: what was made before that is not to be touched."""
+        self.on_loss: list[Callable[[], None]] = []
+        """What is called in the private loop when the connection has ended by itself, before there is another."""
 
     @asynccontextmanager
     async def resetter(self) -> AsyncIterator[asyncpg.Connection]:
@@ -91,9 +106,9 @@ class Admin:
             try:
                 yield connection
             except BaseException:
-                await self._clean(connection, failed=True)
+                await _finished(self._clean(connection, failed=True))
                 raise
-            await self._clean(connection, failed=False)
+            await _finished(self._clean(connection, failed=False))
 
     async def close(self) -> None:
         """Closes the connection; nothing happens the second time."""
@@ -110,16 +125,36 @@ class Admin:
 
     async def _opened(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
-            self._resetting = False
-            self.session += 1
-            self._connection = await login.connect(
-                self._endpoint,
-                self._database,
-                self._endpoint.admin,
-                application_name=self._application_name,
-                settings=self._settings,
-            )
+            self._connection = await self._connect()
         return self._connection
+
+    async def _connect(self) -> asyncpg.Connection:
+        connection = await login.connect(
+            self._endpoint,
+            self._database,
+            self._endpoint.admin,
+            application_name=self._application_name,
+            settings=self._settings,
+        )
+        try:
+            if self._registration is not None:
+                await connection.execute(_END_LOST.format(pid=self._pid, name=quote_literal(self._application_name)))
+                await self._registration.enter(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._pid = connection.get_server_pid()
+        self._resetting = False
+        self.session += 1
+        connection.add_termination_listener(self._ended)
+        return connection
+
+    def _ended(self, connection: asyncpg.Connection) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self.losses += 1
+            for lose in self.on_loss:
+                lose()
 
     async def _clean(self, connection: asyncpg.Connection, *, failed: bool) -> None:
         """Takes away what a migration may have left in the session; a connection that does not let it goes itself."""
@@ -129,11 +164,31 @@ class Admin:
             if failed or connection.is_in_transaction():
                 await connection.execute("rollback")
             await connection.execute(_CLEAN)
-        except FAILURES:
+            await self._release_locks(connection)
+        except BaseException as error:
             connection.terminate()
-        except BaseException:
-            connection.terminate()
-            raise
+            if not isinstance(error, FAILURES):
+                raise
+
+    async def _release_locks(self, connection: asyncpg.Connection) -> None:
+        if self._registration is None:
+            await connection.execute("select pg_catalog.pg_advisory_unlock_all()")
+        else:
+            await self._registration.clean(connection)
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits work to its end, even if that is interrupted: without it the connection, and so its locks, had to go."""
+    task = asyncio.ensure_future(work)
+    interruption = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            interruption = error
+    task.result()
+    if interruption is not None:
+        raise interruption
 
 
 @contextmanager

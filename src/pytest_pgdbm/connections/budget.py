@@ -9,12 +9,6 @@ from pytest_pgdbm.ground.endpoint import Endpoint
 FEWEST_OF_A_WORKER = 3
 """One that builds and holds the locks, and a pool's two."""
 
-TICKETS = int.from_bytes(b"pgt\0", "big")
-"""The first number of the advisory locks by which workers take turns; the second is 0 for who waits for a turn.
-
-https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
-"""
-
 MOST_IN_POOL, FEWEST_IN_POOL = 10, 2
 MOST_DATABASES, FEWEST_DATABASES = 9, 2
 FEWEST_IDLE = 2

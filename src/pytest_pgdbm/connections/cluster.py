@@ -60,11 +60,14 @@ async def clear(connection: asyncpg.Connection, waiting: Collection[str] = ()) -
             await drop_database(connection, row["datname"])
 
 
-async def drop_database(connection: asyncpg.Connection, name: str) -> None:
-    """Drops a database that the plugin made, whoever is in it."""
+async def drop_database(connection: asyncpg.Connection, name: str, *, force: bool = True) -> None:
+    """Drops a database that the plugin made, whoever is in it; without force, only if nobody is."""
     if not is_ours(name):
         raise ValueError(f"{name!r} is not a database of the plugin's")
     statement = f"drop database if exists {quote_ident(name)}"
+    if not force:
+        await connection.execute(statement)
+        return
     try:
         await connection.execute(f"{statement} with (force)")
     except asyncpg.InsufficientPrivilegeError:

@@ -16,14 +16,16 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from pytest_pgdbm.connections import cluster
+from pytest_pgdbm.connections import cluster, guard
 from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
+from pytest_pgdbm.settings import DEFAULT, Setting
 
 SECONDS_TO_CONNECT = 10.0
+NOT_GIVEN: Setting[str | None] = Setting(None, DEFAULT)
 OLDEST_SERVER = 14
 FEWEST_CONNECTIONS = 3
 """One that builds and drops, and the pool's two."""
@@ -107,13 +109,19 @@ def _session(endpoint: Endpoint) -> dict[str, str]:
 
 
 async def first_login(
-    endpoint: Endpoint, *, application_name: str, patience: float = 0.0, waiting: Collection[str] = ()
+    endpoint: Endpoint,
+    *,
+    application_name: str,
+    patience: float = 0.0,
+    waiting: Collection[str] = (),
+    allow: Setting[str | None] = NOT_GIVEN,
 ) -> Endpoint:
     """Logs in as the administrator and returns the endpoint with what was found: version, limits.
 
     On a server of our own it makes the ordinary role; on one that was kept it puts the cluster in order, whose
-    databases that are `waiting` stay. `patience` is for how many seconds a server that is still starting is tried
-    again. Raises ServerFailed, with the cause in words and what mends it.
+    databases that are `waiting` stay. At a URL the database must be one for tests, or `allow` its name, before
+    anything is written. `patience` is for how many seconds a server that is still starting is tried again. Raises
+    ServerFailed, with the cause in words and what mends it.
     """
     connection = await _patiently(endpoint, application_name, patience)
     try:
@@ -123,6 +131,7 @@ async def first_login(
         elif endpoint.own:
             await _make_role(connection, endpoint)
         else:
+            await guard.check(connection, found.database, _place(endpoint), allow)
             await _check_rights(endpoint, connection)
         return dataclasses.replace(found, kept=await cluster.state(connection)) if endpoint.kept == "" else found
     finally:

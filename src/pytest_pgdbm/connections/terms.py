@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pytest_pgdbm.ground.errors import LeaseEnded
+from pytest_pgdbm.ground.errors import LeaseEnded, LeaseLost
+
+LOSS = (
+    "the plugin's connection that shows others that they are in use has ended (a restart of the server,"
+    " pg_terminate_backend, the network), so that they may be swept"
+)
 
 
 class Term:
@@ -11,9 +16,16 @@ class Term:
     def __init__(self, test: str) -> None:
         self.test = test
         self.ended = False
+        self.lost = False
+
+    def check_lost(self) -> None:
+        """Raises LeaseLost once what was leased is not this process's any more."""
+        if self.lost:
+            raise LeaseLost(f"the schemas of {self.test} were lost: {LOSS}. Later tests get others")
 
     def check(self) -> None:
-        """Raises LeaseEnded once the test is over."""
+        """Raises LeaseEnded once the test is over, LeaseLost once what was leased is lost."""
+        self.check_lost()
         if self.ended:
             raise LeaseEnded(
                 f"this manager belonged to {self.test}, which has ended, and its schema with it; something that "

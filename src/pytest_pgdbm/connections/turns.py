@@ -18,10 +18,11 @@ from typing import Any
 import asyncpg
 
 from pytest_pgdbm.connections.admin import Admin
-from pytest_pgdbm.connections.budget import FEWEST_IN_POOL, TICKETS
+from pytest_pgdbm.connections.budget import FEWEST_IN_POOL
 from pytest_pgdbm.connections.crowd import SECONDS_FOR_A_TURN, Crowd
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.seats import Seats
+from pytest_pgdbm.ground.locks import TICKETS
 
 SECONDS_OF_A_TURN = 0.25
 """How long a turn lasts at least: logging in anew costs something, too."""
@@ -64,6 +65,8 @@ class Turns:
         self._stood_back = True
         self._keeping = 0
         self._watching: asyncio.Task[None] | None = None
+        self._seats: Seats | None = None
+        admin.on_loss.append(self._lose)
 
     async def take(self, seats: Seats, known: int) -> None:
         """Waits until there are more seats than the `known`; in any loop. Raises NoConnection."""
@@ -95,11 +98,19 @@ class Turns:
                 await asyncio.sleep(SECONDS_TO_STAND_BACK)
             tickets = await self._tickets()
             self._held = [*self._held, *tickets]
+            self._seats = seats
             self._since = time.monotonic()
             with seats.lock:
                 seats.number = len(self._held)
             if self._watching is None or self._watching.done():
                 self._watching = asyncio.ensure_future(self._watch(seats))
+
+    def _lose(self) -> None:
+        """The tickets went with the connection; who needs a seat takes others."""
+        self._held = []
+        if self._seats is not None:
+            with self._seats.lock:
+                self._seats.number = 0
 
     async def _tickets(self) -> list[int]:
         wait = self._crowd.wait(SECONDS_FOR_A_TURN)

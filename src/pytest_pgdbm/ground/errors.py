@@ -94,6 +94,10 @@ class LeaseEnded(PgdbmError):
     """A manager was used after its test had ended."""
 
 
+class LeaseLost(PgdbmError):
+    """What a test had leased is not surely its own any more, since the plugin's connection to the server ended."""
+
+
 class DropRefused(PgdbmError):
     """A schema was kept because something that the plugin did not make depends on it, or proof is missing."""
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.pool_set import Pools
 from pytest_pgdbm.connections.pools import SharedPool
-from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.connections.terms import LOSS, Term
 from pytest_pgdbm.leasing.leaks import Leak, describe
 from pytest_pgdbm.leasing.stock import AnyHome, Stock
 from pytest_pgdbm.leasing.tenants import Leased, Tenant
@@ -30,7 +30,7 @@ class Leases:
         self._homes = homes
         self._pools = pools
         self._names: dict[str, str] = {}
-        self._leased_now: set[BuiltSet] = set()
+        self._leased_now: dict[BuiltSet, Term] = {}
         self._stocks: dict[tuple[object, ...], Stock] = {}
         self._returned: list[tuple[Term, Leased]] = []
         self._returning: set[asyncio.Task[None]] = set()
@@ -77,11 +77,19 @@ class Leases:
         tenant.term.ended = True
         for leased in tenant.sets.values():
             self._returned.append((tenant.term, leased))
-            self._leased_now.discard(leased.built)
+            self._leased_now.pop(leased.built, None)
             for service, schema in leased.built.schemas.items():
                 if self._names.get(service) == schema:
                     del self._names[service]
         tenant.sets.clear()
+
+    def lose(self) -> None:
+        """Gives up all sets, since they are not this process's any more; the tests that have some fail."""
+        for term in self._leased_now.values():
+            term.lost = True
+        for stock in self._stocks.values():
+            stock.lose()
+        self.dropped.append(f"those that were there: {LOSS}")
 
     @property
     def unsettled(self) -> bool:
@@ -155,7 +163,7 @@ class Leases:
             # Asked for in one test, any service can be named in the SQL of another, tied or not.
             names = ChainMap(dict(built.schemas), self._names)
             self._names.update(built.schemas)
-        self._leased_now.add(built)
+        self._leased_now[built] = tenant.term
         managers = self._homes[built.plan.isolation].managers(built, tenant.term, names, tenant.path)
         return Leased(built, managers, stock)
 

@@ -92,6 +92,11 @@ class Stock:
         self._sets.difference_update(ready)
         return await self.home.retire(ready)
 
+    def lose(self) -> None:
+        """Gives up all sets: they are not this process's any more."""
+        self._ready.clear()
+        self._sets.clear()
+
     @property
     def must_build(self) -> bool:
         """Whether there is no set to be had but a new one."""

@@ -29,20 +29,28 @@ from pytest_pgdbm.schemas.undoing import Undoing
 class DatabaseHome:
     """Makes a database for each set, and does there what a `Home` does in its one database.
 
-    `open_pool` makes the pool of a database. Databases that wait for a test hold connections, hence the budget.
+    `open_pool` makes the pool of a database. Databases that wait for a test hold connections, hence the budget. `admin`
+    is for the database by way of which others are made and dropped.
     """
 
-    def __init__(self, common: Common, pools: Pools, open_pool: Callable[[str], SharedPool], budget: Budget) -> None:
-        endpoint = common.endpoint
-        admin = Admin(endpoint, endpoint.database, application_name=common.application("databases"), path=common.pinned)
+    def __init__(
+        self,
+        common: Common,
+        pools: Pools,
+        open_pool: Callable[[str], SharedPool],
+        budget: Budget,
+        admin: Admin,
+    ) -> None:
         self._common = common
         self._pools = pools
         self._open_pool = open_pool
         self._budget = budget
         self._numbers = itertools.count(1)
         self._undoing = Undoing()
-        self._databases = Databases(admin, endpoint, Proof(common.run.id))
+        self._databases = Databases(admin, common.endpoint, Proof(common.run.id))
+        admin.on_loss.append(self._lose)
         self._open: set[Site] = set()
+        self._lost: set[Site] = set()
         self._sites: dict[BuiltSet, Site] = {}
         self._seated = False
 
@@ -104,7 +112,6 @@ class DatabaseHome:
         await self._undoing.idle()
         for site in self._open:
             await site.close()
-        await self._databases.close()
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
         self._take_seats()
@@ -117,10 +124,10 @@ class DatabaseHome:
         return built
 
     def _take_seats(self) -> None:
-        """Each database's connection is of the worker's share, and so is the one by which they are made."""
+        """Each database has a connection of the share, and so has what makes them where that is another one."""
         if not self._seated:
             self._seated = True
-            self._pools.seats.reserve(1 + self._budget.databases)
+            self._pools.seats.reserve(self._budget.databases + self._common.endpoint.own)
 
     async def _make(self, site: Site, plan: Plan, others: Sequence[str]) -> BuiltSet:
         await self._databases.create(site.database, plan.names)
@@ -134,7 +141,14 @@ class DatabaseHome:
         self._open.discard(site)
         await site.close()
         self._pools.give_up(site.pool)
+        if site in self._lost:
+            self._lost.remove(site)
+            return []
         return await self._databases.drop(site.database)
+
+    def _lose(self) -> None:
+        """What was made by now is not this process's any more."""
+        self._lost = set(self._open)
 
     async def _empty(self, site: Site) -> list[Holder]:
         async with site.admin.resetter() as connection:

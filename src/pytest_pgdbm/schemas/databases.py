@@ -1,7 +1,7 @@
 """Databases that are a set's alone.
 
-One is dropped only with proof that this run made it: its name, and a comment on it. A comment on a database lies in a
-catalog that all databases share, so it is read from outside.
+One is dropped only with proof that this run made it: its name, a mark that it is made with, and a comment on it. All of
+them lie in a catalog that the databases share, so they are read from outside.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.schemas.drop import Kept
-from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.proof import Proof, database_mark
 from pytest_pgdbm.schemas.workers_database import creation
 
 # First that of the database at the URL, and then that of template1, unless it is the same. The columns have changed
@@ -39,8 +39,10 @@ group by 1, 2, 3, 4, 5 order by bool_or(datname = pg_catalog.current_database())
 
 _NOT_MADE = "a database of its own could not be made for a test (isolation 'database')"
 
-_COMMENT = """
-select pg_catalog.shobj_description(d.oid, 'pg_database') as comment from pg_catalog.pg_database d where d.datname = $1
+_HOME = "(select oid from pg_catalog.pg_database where datname = current_database())"
+_COMMENT = f"""
+select pg_catalog.shobj_description(d.oid, 'pg_database') as comment, d.datconnlimit as mark, {_HOME} as home
+from pg_catalog.pg_database d where d.datname = $1
 """
 
 
@@ -59,20 +61,20 @@ class Databases:
         """
         making = asyncio.ensure_future(self._create(database, self._proof.database_comment(services)))
         making.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Between the two statements it has no mark yet, and could not be dropped.
+        # Between the two statements it has no comment yet.
         await asyncio.shield(making)
 
     async def drop(self, database: str) -> list[Kept]:
-        """Drops a database, whoever is connected to it; returns it, with the reason, if it has to stay."""
+        """Drops a database, whoever is connected to it; returns it, with the reason, if it has to stay.
+
+        If the connection is lost by then, it is for somebody else to sweep.
+        """
+        losses = self._admin.losses
         try:
             async with self._admin.administrator() as connection:
-                return await self._drop(connection, database)
+                return await self._drop(connection, database) if self._admin.losses == losses else []
         except FAILURES as error:
             return [Kept(database, f"the server refused to drop it: {masked(str(error))}", "database")]
-
-    async def close(self) -> None:
-        """Closes the connection."""
-        await self._admin.close()
 
     async def _create(self, database: str, comment: str) -> None:
         try:
@@ -84,7 +86,8 @@ class Databases:
 
     async def _make(self, connection: asyncpg.Connection, database: str) -> None:
         try:
-            await connection.execute(await _creation(connection, database, self._endpoint))
+            mark = database_mark(await connection.fetchval(f"select {_HOME}"))
+            await connection.execute(f"{await _creation(connection, database, self._endpoint)} connection limit {mark}")
         except asyncpg.InsufficientPrivilegeError as error:
             role = quote_ident(await connection.fetchval("select current_user"))
             raise BuildError(
@@ -97,7 +100,7 @@ class Databases:
         found = await connection.fetchrow(_COMMENT, database)
         if found is None:
             return []
-        if not self._proof.holds_for_database(database, found["comment"]):
+        if not self._proof.holds_for_database(database, found["comment"], found["mark"], found["home"]):
             return [Kept(database, "no proof that this run made it", "database")]
         await cluster.drop_database(connection, database)
         return []

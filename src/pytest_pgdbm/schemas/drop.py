@@ -44,6 +44,12 @@ order by 1, 2
 """
 
 
+_TABLES = """
+select c.relname as name from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relkind in ('r', 'p') order by c.oid desc limit 20
+"""
+
+
 @dataclass(frozen=True)
 class Kept:
     """A schema, or a database, that was not dropped, and why."""
@@ -59,8 +65,9 @@ async def drop(
     proof: Proof,
     *,
     seconds: float = SECONDS_TO_LOCK,
+    marking: bool = True,
 ) -> list[Kept]:
-    """Drops these schemas in one transaction; returns those that had to stay.
+    """Drops these schemas in one transaction; returns those that had to stay, and marks them unless told not to.
 
     Raises asyncpg.PostgresError, LockNotAvailableError for one if a lock is not had within `seconds`; then all of
     them stand.
@@ -73,8 +80,25 @@ async def drop(
         going = [schema for schema in proved if schema not in {kept.name for kept in hung_on}]
         if going:
             await connection.execute(f"drop schema {', '.join(map(quote_ident, going))} cascade")
-        await mark(connection, hung_on)
+        if marking:
+            await mark(connection, hung_on)
     return [Kept(schema, "no proof that this run made it") for schema in unproved] + hung_on
+
+
+async def thin_out(connection: asyncpg.Connection, schema: str, proof: Proof, *, seconds: float) -> None:
+    """Drops a schema's tables, a few at a time: all of it at once may need more locks than the server has.
+
+    The same must hold for it as for a drop; otherwise nothing happens.
+    """
+    while True:
+        async with _transaction(connection, seconds):
+            comments = await connection.fetch(_COMMENTS, [schema])
+            proved = all(proof.holds(row["schema"], row["comment"]) for row in comments)
+            tables = await connection.fetch(_TABLES, schema)
+            if not tables or not proved or await _hung_on(connection, [schema]):
+                return
+            names = ", ".join(f"{quote_ident(schema)}.{quote_ident(row['name'])}" for row in tables)
+            await connection.execute(f"drop table {names} cascade")
 
 
 @asynccontextmanager
@@ -93,13 +117,13 @@ async def _transaction(connection: asyncpg.Connection, seconds: float) -> AsyncI
 
 
 async def mark(connection: asyncpg.Connection, kept: Sequence[Kept]) -> None:
-    """Notes on each schema why it was kept, after what its comment says already."""
+    """Notes on each schema why it was kept, after what its comment said first."""
     for each in kept:
         said = await connection.fetchval(
             "select pg_catalog.obj_description(oid, 'pg_namespace') from pg_catalog.pg_namespace where nspname = $1",
             each.name,
         )
-        text = quote_literal(f"{said}; kept: {each.why}")
+        text = quote_literal(f"{said.partition('; kept: ')[0]}; kept: {each.why}")
         await connection.execute(f"comment on schema {quote_ident(each.name)} is {text}")
 
 

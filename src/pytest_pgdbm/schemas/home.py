@@ -15,7 +15,7 @@ from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
-from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.connections.terms import LOSS, Term
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.schemas.drop import Kept
@@ -64,7 +64,10 @@ class Home:
         self._contents: dict[BuiltSet, str] = {}
         self._numbers = itertools.count(1)
         self._undoing = Undoing()
+        self._mine: set[BuiltSet] = set()
+        self._losses = 0
         self._site = Site(common, database, pool, proof, admin=admin, keeping=keeping)
+        self._site.admin.on_loss.append(self._lose)
         self._removal = Removal(self._site.admin, proof, common.application("pool"))
 
     async def build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
@@ -83,6 +86,7 @@ class Home:
         content = self._content(plan, others)
         while content is not None and (entry := self._kept(content)) is not None:
             built = BuiltSet(plan, entry.schemas, self._site.database)
+            self._mine.add(built)
             if await self._adopted(built, entry):
                 self._contents[built] = content
                 return built
@@ -117,10 +121,14 @@ class Home:
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Drops sets, all together; returns what had to stay, and who had to be cut off for it.
 
-        A connection that still holds a lock on one of the schemas would have the drop wait for it.
+        A connection that still holds a lock on one of the schemas would have the drop wait for it. Sets from before a
+        loss of the connection are for others to sweep.
         """
         self._site.forget(sets)
-        return await self._removal.remove([list(each.schemas.values()) for each in sets])
+        going = [each for each in sets if each in self._mine]
+        kept, holders = await self._removal.remove([list(each.schemas.values()) for each in going])
+        self._mine.difference_update(going if not kept else ())
+        return kept, holders
 
     async def retire(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Says that the run needs these sets no more: those are kept that the next one can use, the others dropped."""
@@ -163,16 +171,31 @@ class Home:
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
         schemas = {name: self._new_name(name) for name in plan.names}
-        work = self._site.build(plan, schemas, others)
-        return await self._undoing.do(work, lambda error: self._undo(list(schemas.values()), error))
+        losses = self._losses
+        work = self._made(plan, schemas, others)
+        return await self._undoing.do(work, lambda error: self._undo(list(schemas.values()), losses, error))
+
+    async def _made(self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str]) -> BuiltSet:
+        losses = self._losses
+        built = await self._site.build(plan, schemas, others)
+        if self._losses != losses:
+            raise BuildError(f"the schemas of {', '.join(map(repr, plan.names))} were lost: {LOSS}")
+        self._mine.add(built)
+        return built
+
+    def _lose(self) -> None:
+        """What was made by now is not this process's any more."""
+        self._losses += 1
+        self._mine.clear()
 
     def _new_name(self, service: str) -> str:
         run = self._common.run
         return names.schema_name(service, run=run.id, worker=run.worker, number=next(self._numbers))
 
-    async def _undo(self, schemas: Sequence[str], error: BaseException) -> None:
-        kept, _ = await self._removal.remove([schemas])
-        tell_what_stays(error, kept)
+    async def _undo(self, schemas: Sequence[str], losses: int, error: BaseException) -> None:
+        if self._losses == losses:
+            kept, _ = await self._removal.remove([schemas])
+            tell_what_stays(error, kept)
 
 
 def tell_what_stays(error: BaseException, kept: Sequence[Kept]) -> None:

@@ -38,13 +38,31 @@ class Proof:
         name = parse_schema(schema)
         return name is not None and name.run in {self.run, *self.earlier} and name.run == _run_said("schema", comment)
 
-    def holds_for_database(self, database: str, comment: str | None) -> bool:
-        """The same for a database."""
+    def holds_for_database(self, database: str, comment: str | None, mark: int, home: int) -> bool:
+        """The same for a database, by way of the database with the OID `home`: name, mark, and a comment if it has one.
+
+        Whoever dies while a database is made can have no comment put on it, hence the mark.
+        """
         name = parse_database(database)
-        return name is not None and name.run == self.run == _run_said("database", comment)
+        said = name is not None and _run_said("database", comment) == name.run
+        return name is not None and name.run == self.run and mark == database_mark(home) and (said or comment is None)
 
     def _origin(self) -> str:
         return f"run {self.run}, process {os.getpid()} on {socket.gethostname()}"
+
+
+def database_mark(home: int) -> int:
+    """The limit of connections that a database is made with by way of the database with the OID `home`.
+
+    No server lets in as many; so it limits nothing, and nobody else sets it.
+    """
+    return (1 << 30) + home % (1 << 30)
+
+
+def made_by_a_run(schema: str, comment: str | None) -> bool:
+    """Whether any run made the schema, this one or another: name and comment both say so, and of the same run."""
+    name = parse_schema(schema)
+    return name is not None and name.run == _run_said("schema", comment)
 
 
 def _run_said(kind: str, comment: str | None) -> str | None:

@@ -31,22 +31,23 @@ class Removal:
         self._pool_application = pool_application
 
     async def remove(self, sets: Sets) -> tuple[list[Kept], list[Holder]]:
-        """Drops sets, all together; returns what had to stay, and who was cut off for it."""
+        """Drops sets, all together; returns what had to stay, and who was cut off for it.
+
+        If the connection is lost by then, they are for somebody else to sweep.
+        """
         if not any(sets):
             return [], []
         try:
-            return await self._remove(sets)
-        except FAILURES:
-            pass  # the connection was lost, perhaps not the server
-        try:
-            return await self._remove(sets)
+            return await self._remove(sets, self._admin.losses)
         except FAILURES as error:
             why = f"the connection to the server was lost ({masked(str(error))})"
             return [Kept(schema, why) for schemas in sets for schema in schemas], []
 
-    async def _remove(self, sets: Sets) -> tuple[list[Kept], list[Holder]]:
+    async def _remove(self, sets: Sets, losses: int) -> tuple[list[Kept], list[Holder]]:
         together = [schema for schemas in sets for schema in schemas]
         async with self._admin.administrator() as connection:
+            if self._admin.losses != losses:
+                return [], []
             try:
                 return await drop(connection, together, self._proof, seconds=SECONDS_TO_TRY), []
             except asyncpg.PostgresError:

@@ -16,6 +16,7 @@ from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.endpoint import Endpoint
@@ -79,7 +80,11 @@ class Site:
         self.pool = pool
         self.dsn = common.endpoint.url_for(database)
         self.admin = admin or Admin(
-            common.endpoint, database, application_name=common.application("admin"), path=common.pinned
+            common.endpoint,
+            database,
+            application_name=common.application("admin"),
+            path=common.pinned,
+            registration=None if proof is None else Registration(common.run.id, common.run.worker),
         )
         self._closes_admin = admin is None
         self._keeping = keeping

@@ -38,11 +38,13 @@ HOLDERS_WAIT = 0.2
 class Recyclable:
     """A set that can be given back: what it was like, and the function in the session that looks after it.
 
-    `since` is the number of the next transaction before it was leased last.
+    `losses` is how often the connection for administration had been lost by then, and `since` the number of the next
+    transaction before it was leased last.
     """
 
     name: str
     pristine: Pristine
+    losses: int
     session: int = -1
     since: int = 0
 
@@ -68,7 +70,7 @@ class Recycler:
 
     def adopt(self, pristine: Pristine) -> Recyclable:
         """A set that another process has noted; it must be recycled before it is leased."""
-        return Recyclable(self._new_name(), pristine)
+        return Recyclable(self._new_name(), pristine, self._admin.losses)
 
     async def note(self, schemas: Collection[str] | None) -> Recyclable:
         """Makes a set that was just built ready to be leased: these schemas, or the whole database for None.
@@ -78,7 +80,7 @@ class Recycler:
         async with self._admin.resetter() as connection:
             try:
                 pristine = await note(connection, schemas)
-                recyclable = Recyclable(self._new_name(), pristine)
+                recyclable = Recyclable(self._new_name(), pristine, self._admin.losses)
                 await self._empty(connection, recyclable)
             except asyncpg.PostgresError as error:
                 raise Unrecyclable(f"the server said: {masked(str(error))}") from error
@@ -91,6 +93,8 @@ class Recycler:
         """
         try:
             async with self._admin.resetter() as connection:
+                if recyclable.losses != self._admin.losses:
+                    raise Unrecyclable("the connection that shows others that it is in use was lost")
                 await self._recycle(connection, recyclable)
         except Unrecyclable as reason:
             return str(reason)
