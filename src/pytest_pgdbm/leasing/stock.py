@@ -120,8 +120,9 @@ class Stock:
         return any(callable(seed) for member in self._plan.members for seed in member.service.seeds)
 
     def _grow(self) -> None:
-        # A seed that is a function of the user's must not run beside a test.
-        if self._wants_more and not self._coming and not self._seeds_run_code:
+        # A seed that is a function of the user's must not run beside a test. Nobody waits for what nobody asked for: it
+        # would be built for ever where what is built cannot be leased again.
+        if self._leases and self._wants_more and not self._coming and not self._seeds_run_code:
             self._comes(asyncio.ensure_future(self._add()))
 
     def _comes(self, task: asyncio.Task[Any]) -> None:
