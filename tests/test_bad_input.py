@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 from conftest import Project
 
+from pytest_pgdbm.connections import crowd
 from pytest_pgdbm.connections.login import dsn
 from pytest_pgdbm.fixtures import SESSION
 
@@ -226,7 +227,9 @@ def _refused(project: Project, url: str) -> str:
     return output
 
 
-def test_what_a_server_says_no_to_is_told_with_what_mends_it(project: Project, boss: Boss) -> None:
+def test_what_a_server_says_no_to_is_told_with_what_mends_it(
+    project: Project, boss: Boss, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = _refused(project, boss.url(boss.pleb, SECRET))
     assert f'role "{boss.pleb}" may not create schemas in database' in said
     assert "GRANT CREATE ON DATABASE" in said
@@ -241,6 +244,7 @@ def test_what_a_server_says_no_to_is_told_with_what_mends_it(project: Project, b
     said = _refused(project, boss.url(boss.pleb, SECRET) + "?sslmode=require")
     assert "to mend it" in said
     boss.does(f'grant create on database "{boss.database}" to {boss.pleb}; alter role {boss.pleb} connection limit 0')
+    monkeypatch.setattr(crowd, "SECONDS_TO_WAIT", 0)
     said = _refused(project, boss.url(boss.pleb, SECRET))
     assert "too many connections" in said
     boss.does(f"alter role {boss.pleb} connection limit -1")

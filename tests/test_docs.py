@@ -222,7 +222,7 @@ def test_a_wrong_option_is_told_as_the_reference_says(pytester: pytest.Pytester)
 def test_a_missing_server_is_told_as_the_reference_says(pytester: pytest.Pytester) -> None:
     write_page(TUTORIAL, pytester.path, fails=False)
     result = run(pytester, "-q", url="postgresql://ada:secret@127.0.0.1:1/app")
-    assert_printed(printed_by_itself("pytest-pgdbm could not"), normalised(result.stdout.str()))
+    assert_printed(printed_by_itself("pytest-pgdbm could not", "NoConnection: waited"), normalised(result.stdout.str()))
     assert "secret" not in result.stdout.str() + result.stderr.str()
 
 
@@ -262,6 +262,7 @@ def test_the_tutorials_header_and_the_line_for_psql_are_printed_on_a_server_of_o
 
 def test_no_text_is_left_that_nothing_prints() -> None:
     starts = ("ERROR:", "url: database", "pgdbm: PGPASSFILE", "pgdbm: embedded", "pytest-pgdbm could not")
+    starts += ("NoConnection: waited",)
     assert [block for block in of("text") if not follows_a_test(block) and not block.text.startswith(starts)] == []
 
 

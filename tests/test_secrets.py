@@ -16,7 +16,9 @@ FAILING = """
     import asyncio
     import pytest
     from pytest_pgdbm import pgdbm_db
+    from pytest_pgdbm.connections import crowd
 
+    crowd.SECONDS_TO_WAIT = 1
     users_db = pgdbm_db("users")
 
     async def test_more_connections_than_there_are(users_db, pgdbm_pool, pgdbm_url, pgdbm_server):

@@ -18,9 +18,11 @@ from databases import connected, drop_database, execute
 
 from pytest_pgdbm import PgdbmServer, Service
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.connections.opening import PGDBM_PATH, Opening
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.seats import Seats
 from pytest_pgdbm.fixtures import SESSION
 from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.endpoint import Endpoint
@@ -74,7 +76,7 @@ class Workshop:
         chosen = SearchPath.parse(path)
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="pool")
         opening = Opening(endpoint, self.database, application_name=application, path=chosen, size=4, options={})
-        pool = SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4)
+        pool = SharedPool(opening.open, opening.end_backends, min_size=0, max_size=4, seats=Seats(Crowd(endpoint), 4))
         self._pools.append(pool)
         pinned = chosen.for_pool(PGDBM_PATH)
         run = self.run._replace(worker=worker)

@@ -194,7 +194,7 @@ class _Controller:
 
 def _told(config: pytest.Config) -> report.Told:
     session = config.stash[SESSION]
-    return {"failure": session.failure, "kept": config.stash[_KEPT], "dropped": session.dropped}
+    return {"failure": session.failure, "kept": config.stash[_KEPT], "dropped": session.dropped, "waits": session.waits}
 
 
 def _settings(config: pytest.Config) -> settings.Settings:

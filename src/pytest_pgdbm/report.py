@@ -20,6 +20,7 @@ class Told(TypedDict):
     failure: str | None
     kept: list[str]
     dropped: list[str]
+    waits: list[str]
 
 
 def look_ahead(chosen: settings.Settings) -> threading.Thread:
@@ -109,6 +110,8 @@ def summary(told: Iterable[Told], *, verbose: bool) -> list[str]:
     failures = dict.fromkeys(each["failure"] for each in parts if each["failure"])
     lines = [line for failure in failures for line in failure.splitlines()]
     lines += [line for each in parts for line in each["kept"]]
+    waits = dict.fromkeys(wait for each in parts for wait in each["waits"])
+    lines += [line for wait in waits for line in wait.splitlines()]
     dropped = [line for each in parts for line in each["dropped"]]
     if dropped and verbose:
         lines += ["schemas were built anew after these tests, since they could not be used again:"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +20,14 @@ from pytest_pgdbm.ground.masks import SecretUrl
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.admin import Admin
     from pytest_pgdbm.connections.budget import Budget
+    from pytest_pgdbm.connections.crowd import Crowd
     from pytest_pgdbm.connections.loop import PrivateLoop
     from pytest_pgdbm.connections.manager import Database
     from pytest_pgdbm.connections.path import SearchPath
     from pytest_pgdbm.connections.pool_set import Pools
     from pytest_pgdbm.connections.pools import SharedPool
+    from pytest_pgdbm.connections.seats import Seats
+    from pytest_pgdbm.connections.turns import Turns
     from pytest_pgdbm.ground.endpoint import Endpoint, PgdbmServer
     from pytest_pgdbm.ground.records import Run
     from pytest_pgdbm.keeper import Holding
@@ -56,7 +60,7 @@ class Session:
     `pool_options` are what the application gives its pool; `needed_extensions` tells which extensions the tests will
     need, as far as that is known: it decides which installation is taken. `debugged` takes the time limits from the
     pool, since a person may look at a test that stands still. `failure` is why there is no server, `test` the test
-    that runs now.
+    that runs now, `waits` what is to be told of waits for a connection.
     """
 
     def __init__(self, settings: Settings, run: Run) -> None:
@@ -67,6 +71,7 @@ class Session:
         self.debugged = False
         self.failure: str | None = None
         self.test = ""
+        self.waits: list[str] = []
         self._turn = threading.Lock()
         self._closers: list[Callable[[], None]] = []
 
@@ -93,7 +98,8 @@ class Session:
 
     async def lease(self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool) -> Mapping[str, Database]:
         """The managers of a set for this tenant; to be run in the private loop."""
-        return await self._leases.lease(tenant, plan, others, fresh=fresh)
+        async with self._pools.seats.kept():
+            return await self._leases.lease(tenant, plan, others, fresh=fresh)
 
     def lease_now(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Mapping[str, Database] | None:
         """The same, if it is there: without waiting, from any thread."""
@@ -171,9 +177,33 @@ class Session:
     def _pools(self) -> Pools:
         from pytest_pgdbm.connections.pool_set import Pools
 
-        pools = Pools(self.test)
+        pools = Pools(self.test, self._seats)
         self._closers.append(pools.end)
         return pools
+
+    @cached_property
+    def _seats(self) -> Seats:
+        from pytest_pgdbm.connections.seats import Seats
+
+        return Seats(self._crowd, self._budget.seats, self._turns if self._budget.tickets else None)
+
+    @cached_property
+    def _turns(self) -> Turns:
+        from pytest_pgdbm.connections.turns import Turns
+
+        turns = Turns(self._workers_database.admin, self._crowd, self._budget.tickets, self.loop.wait)
+        self._closers.append(lambda: self.loop.run(turns.close()))
+        return turns
+
+    @cached_property
+    def _crowd(self) -> Crowd:
+        from pytest_pgdbm.connections.crowd import Crowd, holders
+
+        async def ask() -> Sequence[str]:
+            async with self._workers_database.admin.administrator() as connection:
+                return await holders(connection)
+
+        return Crowd(self._get_endpoint(), ask=lambda: self.loop.wait(ask()), say=self.waits.append)
 
     def _open_pool(self, database: str) -> SharedPool:
         from pytest_pgdbm.connections.opening import Opening
@@ -329,7 +359,7 @@ class Session:
             return get_server(choice, holding, self._log_in, _load).to_json()
 
         found, _ = holding.once(make, timeout=SECONDS_FOR_A_SERVER)
-        return Endpoint.from_json(found)
+        return replace(Endpoint.from_json(found), workers=self.run.workers)
 
     def _log_in(self, endpoint: Endpoint, patience: float) -> Endpoint:
         from pytest_pgdbm.connections.login import first_login
@@ -337,8 +367,8 @@ class Session:
 
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
         stay = waiting.trim(Path(endpoint.kept_in), self.run.workers) if endpoint.kept_in else ()
-        allow = self.settings.url_allow
-        login = first_login(endpoint, application_name=application, patience=patience, waiting=stay, allow=allow)
+        allow, shared = self.settings.url_allow, replace(endpoint, workers=self.run.workers)
+        login = first_login(shared, application_name=application, patience=patience, waiting=stay, allow=allow)
         return self.loop.run(login, _load_pgdbm)
 
 

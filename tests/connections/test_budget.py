@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.budget import Budget, fitting, needed
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 
 SERVER = Endpoint("url", "18.1", "localhost", 5432, "db", Login("me"), Login("me"))
@@ -16,7 +16,16 @@ SERVER = Endpoint("url", "18.1", "localhost", 5432, "db", Login("me"), Login("me
 
 @pytest.mark.parametrize(
     ("connections", "workers", "budget"),
-    [(100, 1, Budget(10, 9, 8)), (100, 4, Budget(10, 4, 2)), (100, 12, Budget(7, 2, 2)), (10, 4, Budget(2, 2, 2))],
+    [
+        (100, 1, Budget(10, 9, 8, 95)),
+        (100, 4, Budget(10, 4, 2, 22)),
+        (100, 12, Budget(6, 2, 2, 6)),
+        (40, 8, Budget(2, 1, 2, 2)),
+        (12, 3, Budget(2, 1, 2, 2)),
+        (10, 4, Budget(2, 1, 2, 0, tickets=2)),
+        (20, 8, Budget(2, 1, 2, 0, tickets=8)),
+        (11, 8, Budget(2, 1, 2, 0, tickets=2)),
+    ],
 )
 def test_what_a_server_of_so_many_connections_gives_to_each_of_so_many_workers(
     connections: int, workers: int, budget: Budget
@@ -24,13 +33,26 @@ def test_what_a_server_of_so_many_connections_gives_to_each_of_so_many_workers(
     assert Budget.of(replace(SERVER, max_connections=connections), workers) == budget
 
 
-@given(st.integers(30, 5000), st.integers(0, 20), st.integers(1, 64))
-def test_no_more_is_given_than_there_is_where_a_worker_has_twenty_connections(
-    connections: int, reserved: int, workers: int
-) -> None:
-    share = (connections - reserved) // workers
-    budget = Budget.of(replace(SERVER, max_connections=connections, reserved_connections=reserved), workers)
-    assert 2 <= budget.idle <= budget.pool <= 10
-    assert 2 <= budget.databases <= 9
-    if share >= 20:
-        assert 2 + budget.pool + budget.databases * (1 + budget.idle) <= share
+@given(st.integers(6, 5000), st.integers(0, 20), st.integers(0, 128))
+def test_no_more_is_given_than_there_is(usable: int, reserved: int, workers: int) -> None:
+    server = replace(SERVER, max_connections=usable + reserved, reserved_connections=reserved)
+    budget, each = Budget.of(server, workers), max(workers, 1)
+    assert budget.idle >= 2
+    assert 2 <= budget.pool <= 10
+    assert 1 <= budget.databases <= 9
+    if budget.tickets:
+        assert budget.seats == 0
+        assert usable < 3 * each
+        assert budget.tickets == 2 or each + budget.tickets + 1 <= usable
+    else:
+        assert budget.pool <= budget.seats
+        assert each * (1 + budget.seats) <= usable
+
+
+@given(st.integers(3, 5000), st.integers(0, 20), st.integers(1, 128))
+def test_what_is_said_to_fit_has_no_worker_wait_for_its_turn(usable: int, reserved: int, workers: int) -> None:
+    server = replace(SERVER, max_connections=usable + reserved, reserved_connections=reserved)
+    assert Budget.of(server, fitting(server)).tickets == 0
+    assert Budget.of(server, fitting(server) + 1).tickets > 0
+    enough = replace(server, max_connections=needed(server, workers))
+    assert Budget.of(enough, workers).tickets == 0

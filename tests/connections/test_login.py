@@ -15,7 +15,7 @@ from databases import connected
 from keeper.runs import a_job, a_run
 from workshop import Workshop
 
-from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections import crowd, login
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.schemas.drop import drop
@@ -152,10 +152,11 @@ def test_read_only_by_a_setting(door: Door) -> None:
     assert remedy == "give the URL of the primary, or of a server for tests, in --pgdbm-url"
 
 
-def test_no_connection_left(door: Door) -> None:
+def test_no_connection_left(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "SECONDS_TO_WAIT", 1)
     door.does(f"alter role {door.user} connection limit 0")
     why, remedy = door.said(door.url())
-    assert why.endswith(f' has no connection left: too many connections for role "{door.user}"')
+    assert why.endswith(f' has no connection left: too many connections for role "{door.user}" (for 1 seconds)')
     assert remedy == (
         "raise the limit (max_connections, or CONNECTION LIMIT of the role or database), end other clients, or use"
         " fewer workers (-n)"

@@ -17,10 +17,12 @@ from pytest_pgdbm import BuildError, Service
 from pytest_pgdbm.connections import login
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.connections.opening import PGDBM_PATH, Opening
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pool_set import Pools
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.seats import Seats
 from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.leasing.resolver import Library, Resolver
 from pytest_pgdbm.schemas.database_home import DatabaseHome
@@ -75,7 +77,7 @@ class Homes:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        self.pools = Pools("it")
+        self.pools = Pools("it", Seats(Crowd(workshop.own), 40))
 
     @asynccontextmanager
     async def home(self, *, own: bool, url: str | None = None) -> AsyncIterator[DatabaseHome]:
@@ -89,7 +91,7 @@ class Homes:
             return self.pools.add(Opening(endpoint, database, application_name=name, path=path, size=4, options={}))
 
         admin = Admin(endpoint, endpoint.database, application_name=common.application("admin"), path=common.pinned)
-        home = DatabaseHome(common, self.pools, open_pool, Budget(4, 3, 2), admin)
+        home = DatabaseHome(common, self.pools, open_pool, Budget(4, 3, 2, 40), admin)
         try:
             yield home
         finally:

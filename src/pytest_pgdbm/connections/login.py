@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 
 from pytest_pgdbm.connections import cluster, guard
+from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
@@ -83,13 +84,23 @@ async def connect(
     *,
     application_name: str,
     settings: dict[str, str] | None = None,
+    patience: float | None = None,
 ) -> asyncpg.Connection:
-    """A connection for the plugin's own work, without time limits on its statements."""
-    return await asyncpg.connect(
-        dsn(endpoint, database, login),
-        timeout=SECONDS_TO_CONNECT,
-        server_settings={**_session(endpoint), "application_name": application_name, **(settings or {})},
-    )
+    """A connection for the plugin's own work, without time limits on its statements.
+
+    A server that is full is tried again for so many seconds. Raises NoConnection then, which is a
+    TooManyConnectionsError, too.
+    """
+    wait = Crowd(endpoint).wait(patience)
+    while True:
+        try:
+            return await asyncpg.connect(
+                dsn(endpoint, database, login),
+                timeout=SECONDS_TO_CONNECT,
+                server_settings={**_session(endpoint), "application_name": application_name, **(settings or {})},
+            )
+        except asyncpg.TooManyConnectionsError as error:
+            await wait.pause(str(error))
 
 
 def _session(endpoint: Endpoint) -> dict[str, str]:

@@ -11,9 +11,11 @@ from typing import Any
 
 import asyncpg
 
+from pytest_pgdbm.connections.budget import FEWEST_IN_POOL
 from pytest_pgdbm.connections.failing import FAILURES
-from pytest_pgdbm.connections.parking import ParkedConnections
+from pytest_pgdbm.connections.parking import ParkedConnections, hang_up
 from pytest_pgdbm.connections.quiet import quietly
+from pytest_pgdbm.connections.seats import Seats
 
 SECONDS_TO_DRAIN = 5.0
 """How long `close()` waits for connections that are out, before it cuts them off."""
@@ -33,7 +35,8 @@ class LoopPool:
     """The pool of one loop: made at the first use, closed by `end`, made anew at the next use.
 
     `min_size` connections are opened with it. Those that nobody uses at its end go to `parked`; with a pool that has
-    others out then `cut_off` is called. `ended` is called when the loop is closed.
+    others out then `cut_off` is called. `ended` is called when the loop is closed. It never has more connections than
+    it was given of the `shared` seats.
     """
 
     def __init__(
@@ -45,9 +48,19 @@ class LoopPool:
         min_size: int,
         cut_off: CutOff,
         ended: Callable[[], None],
+        shared: Seats,
     ) -> None:
         self.loop = loop
         self.pool: asyncpg.Pool | None = None
+        self.seats = 0
+        self.used_in = -1
+        """The test that took a connection last, as a number."""
+        self._shared = shared
+        self._entering = 0
+        self._ending = 0
+        self._left: list[asyncpg.Pool] = []
+        self._queue = asyncio.Lock()
+        self._released = asyncio.Event()
         self._open = open_pool
         self._parked = parked
         self._min_size = min_size
@@ -58,19 +71,48 @@ class LoopPool:
         self._closing = _Closing.of(loop)
         self._closing.pools.add(self)
 
+    @property
+    def held(self) -> int:
+        """How many seats it has, those of connections that are being closed among them."""
+        return self.seats + self._ending
+
+    @property
+    def size(self) -> int:
+        """How many connections it has open."""
+        pool = self.pool
+        return pool.get_size() if pool is not None else 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has a connection, or is about to."""
+        return self._busy(self.pool) == 0
+
     async def begin(self) -> asyncpg.Pool:
-        """The pool; to be called in its loop."""
+        """The pool; to be called in its loop. Raises NoConnection if there is no room for it."""
         async with self._opening:
             if self.pool is None:
-                with quietly():
-                    self.pool = await self._begun()
+                await self._shared.admit(self)
+                try:
+                    with quietly():
+                        self.pool = await self._begun()
+                except BaseException:
+                    self.seats = 0
+                    raise
             return self.pool
 
     async def end(self, patience: float = SECONDS_TO_DRAIN) -> None:
         """Closes the pool once all connections are given back; after `patience` seconds, without waiting."""
-        pool, self.pool = self.pool, None
+        self._let_go()
+        pool, seats = self._detach()
         if pool is None:
             return
+        self._ending += seats
+        try:
+            await self._end(pool, patience)
+        finally:
+            self._ending -= seats
+
+    async def _end(self, pool: asyncpg.Pool, patience: float) -> None:
         drained = await _drained(pool, patience)
         # However this fails, the connections are cut off then.
         with contextlib.suppress(Exception):
@@ -83,7 +125,7 @@ class LoopPool:
 
     def end_now(self) -> None:
         """The same from outside of the loop, without patience, whether the loop runs in another thread or nowhere."""
-        if self.pool is None or self.loop.is_closed():
+        if (self.pool is None and not self._left) or self.loop.is_closed():
             return
         if self.loop.is_running():
             ending = asyncio.run_coroutine_threadsafe(self.end(0), self.loop)
@@ -92,14 +134,23 @@ class LoopPool:
             _run(self.loop, self.end(0))
 
     async def _begun(self) -> asyncpg.Pool:
-        pool = await self._open()
+        pool = await self._opened()
         self._parked.adopt(pool)
         try:
-            await _fill(pool, self._min_size)
+            missing = self._min_size - self.seats
+            await _fill(pool, self._min_size if missing <= 0 or self._shared.add(self, missing) else self.seats)
         except BaseException:
             pool.terminate()
             raise
         return pool
+
+    async def _opened(self) -> asyncpg.Pool:
+        wait = self._shared.wait()
+        while True:
+            try:
+                return await self._open()
+            except asyncpg.TooManyConnectionsError as error:
+                await wait.pause(f"the server says: {error}")
 
     async def _close(self, pool: asyncpg.Pool, drained: bool) -> None:
         await self._parked.park(pool)
@@ -108,10 +159,51 @@ class LoopPool:
 
     def give_up(self) -> None:
         """Cuts off the connections, for good; to be called in its loop."""
-        pool, self.pool = self.pool, None
+        self.terminate()
+        self.forget()
+
+    def terminate(self) -> asyncpg.Pool | None:
+        """Cuts off the connections and returns the pool that had them; to be called in its loop."""
+        self._let_go()
+        pool, _ = self._detach()
         if pool is not None:
             pool.terminate()
-        self.forget()
+        return pool
+
+    def give_way(self) -> None:
+        """Closes the connections, from any thread, if nobody has one; the loop need not run, and may be blocked."""
+        with self._shared.lock:
+            pool = self._detach()[0] if self.pool is not None and self.is_idle else None
+        if pool is not None:
+            hang_up(pool)
+            self._left.append(pool)
+            with contextlib.suppress(RuntimeError):  # it was closed just now
+                self.loop.call_soon_threadsafe(self._let_go)
+
+    def trim(self) -> None:
+        """Gives back the seats that are for connections which it does not have."""
+        with self._shared.lock:
+            pool = self.pool
+            if pool is not None:
+                self.seats = min(self.seats, max(FEWEST_IN_POOL, pool.get_size() + self._entering))
+
+    def released(self) -> None:
+        """Says that a connection was given back; to be called in its loop."""
+        self._released.set()
+
+    def _detach(self) -> tuple[asyncpg.Pool | None, int]:
+        with self._shared.lock:
+            pool, self.pool = self.pool, None
+            seats, self.seats = (self.seats, 0) if pool is not None else (0, self.seats)
+        return pool, seats
+
+    def _let_go(self) -> None:
+        """Tidies up after connections that were closed from elsewhere."""
+        while self._left:
+            self._left.pop().terminate()
+
+    def _busy(self, pool: asyncpg.Pool | None) -> int:
+        return self._entering + (pool.get_size() - pool.get_idle_size() if pool is not None else 0)
 
     def forget(self) -> None:
         """Says that it has ended."""
@@ -123,10 +215,10 @@ class LoopPool:
 
         `test` counts the tests. Within one, a connection is as its last user left it, as in production.
         """
+        self.used_in = test
         while True:
             try:
-                pool = self.pool or await self.begin()
-                connection = await pool.acquire(timeout=timeout)
+                pool, connection = await self._taken(timeout)
             except Exception as error:
                 # asyncpg's frames have the password among their arguments, and pytest prints those.
                 raise error.with_traceback(None) from None
@@ -135,6 +227,52 @@ class LoopPool:
             if self._cleaned.setdefault(pid, test) == test or await _clean(connection):
                 self._cleaned[pid] = test
                 return pool, connection, pid
+
+    async def _taken(self, timeout: float | None) -> tuple[asyncpg.Pool, Any]:
+        at_once = None if self._queue.locked() else self._enter()
+        pool: asyncpg.Pool = at_once or await asyncio.wait_for(self._entered(), timeout)
+        try:
+            return pool, await pool.acquire(timeout=timeout)
+        except asyncpg.TooManyConnectionsError as error:
+            return pool, await asyncio.wait_for(self._taken_at_last(pool, error), timeout)
+        finally:
+            self._entering -= 1
+
+    def _enter(self) -> asyncpg.Pool | None:
+        """The pool, if a connection can be taken from it, or opened, without one seat too many."""
+        with self._shared.lock:
+            pool = self.pool
+            if pool is None:
+                return None
+            full = self._busy(pool) >= self.seats
+            # A pool with all of its connections has who wants one stand in a queue of its own.
+            if full and self.seats < pool.get_max_size() and not self._shared.add(self, 1):
+                return None
+            self._entering += 1
+            return pool
+
+    async def _entered(self) -> asyncpg.Pool:
+        async with self._queue:
+            wait = None
+            while True:
+                await self.begin()
+                self._released.clear()
+                if (pool := self._enter()) is not None:
+                    return pool
+                wait = wait or self._shared.wait()
+                await wait.pause("this worker's share is in use", self._released)
+                if self._released.is_set():
+                    wait.go_on()
+
+    async def _taken_at_last(self, pool: asyncpg.Pool, error: Exception) -> Any:
+        """A connection once the server, which is full, lets in another one."""
+        wait = self._shared.wait()
+        while True:
+            await wait.pause(f"the server says: {error}")
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                connection = await pool.acquire()
+                wait.over()
+                return connection
 
 
 async def _clean(connection: Any) -> bool:

@@ -13,6 +13,7 @@ from pgdbm import AsyncDatabaseManager, DatabaseConfig
 
 from pytest_pgdbm.connections import backends, login
 from pytest_pgdbm.connections.backends import Activity
+from pytest_pgdbm.connections.budget import MOST_IN_POOL
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.endpoint import Endpoint
@@ -20,6 +21,9 @@ from pytest_pgdbm.ground.errors import ConfigError
 
 PGDBM_PATH: str | None = getattr(pgdbm.core, "NEUTRAL_SEARCH_PATH", None)
 """What pgdbm pins the search path of a shared pool to by itself; 0.4 does not pin."""
+
+SECONDS_TO_END = 5.0
+"""How long a server that is full is asked to end what a pool has left; a server process ends by itself, too."""
 
 _OURS = frozenset({"connection_string", "host", "port", "database", "user", "password", "schema"})
 
@@ -41,9 +45,11 @@ class Opening:
         self._endpoint = endpoint
         self._database = database
         self._min_size = int(options.get("min_connections", 0))
+        self._max_size = int(options.get("max_connections", max(size, self._min_size)))
         self._config = {
             "connection_string": login.dsn(endpoint, database, endpoint.login),
-            "max_connections": max(size, self._min_size),
+            # Where the share is smaller, it is not asyncpg that has them wait: its queue is without bound and silent.
+            "max_connections": max(self._max_size, MOST_IN_POOL),
             "retry_attempts": 1,  # the server answered before; three more seconds would only hide the reason
             **_pinned(path),
             **options,
@@ -72,7 +78,7 @@ class Opening:
     @property
     def max_size(self) -> int:
         """The most connections of each loop's pool."""
-        return int(self._config["max_connections"])
+        return self._max_size
 
     async def open(self) -> asyncpg.Pool:
         """A pool in the running loop. Raises what the server or the network said, as a pool in use would."""
@@ -101,7 +107,11 @@ class Opening:
         with contextlib.suppress(*FAILURES):
             name = self.application_name
             connection = await login.connect(
-                self._endpoint, self._database, self._endpoint.login, application_name=name + " end"
+                self._endpoint,
+                self._database,
+                self._endpoint.login,
+                application_name=name + " end",
+                patience=SECONDS_TO_END,
             )
             try:
                 return await backends.end(connection, pids, application=name)

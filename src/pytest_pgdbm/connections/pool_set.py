@@ -6,18 +6,29 @@ from collections.abc import Collection
 
 from pytest_pgdbm.connections.opening import Opening
 from pytest_pgdbm.connections.pools import Checkout, SharedPool
+from pytest_pgdbm.connections.seats import Seats
 
 
 class Pools:
-    """All of them, asked and told together. Pools come and go in the private loop, while tests use theirs."""
+    """All of them, asked and told together. Pools come and go in the private loop, while tests use theirs.
 
-    def __init__(self, test: str) -> None:
+    They share the `seats`.
+    """
+
+    def __init__(self, test: str, seats: Seats) -> None:
+        self.seats = seats
         self._test = test
         self._pools: tuple[SharedPool, ...] = ()
 
     def add(self, opening: Opening) -> SharedPool:
         """Another pool."""
-        pool = SharedPool(opening.open, opening.end_backends, min_size=opening.min_size, max_size=opening.max_size)
+        pool = SharedPool(
+            opening.open,
+            opening.end_backends,
+            min_size=opening.min_size,
+            max_size=opening.max_size,
+            seats=self.seats,
+        )
         pool.application_name = opening.application_name
         pool.test_name = self._test
         self._pools = (*self._pools, pool)

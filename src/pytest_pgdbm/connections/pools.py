@@ -21,6 +21,7 @@ from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool, is_closed, terminate
 from pytest_pgdbm.connections.parking import ParkedConnections
 from pytest_pgdbm.connections.places import Place
+from pytest_pgdbm.connections.seats import Seats
 
 MOST_PARKED = 10
 """How many server connections at most wait for the next loop."""
@@ -61,17 +62,27 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         "_open",
         "_out",
         "_parked",
+        "_seats",
         "_sizes",
         "_test",
         "application_name",
         "test_name",
     )
 
-    def __init__(self, open_pool: OpenPool, end_backends: EndBackends, *, min_size: int, max_size: int) -> None:
+    def __init__(
+        self,
+        open_pool: OpenPool,
+        end_backends: EndBackends,
+        *,
+        min_size: int,
+        max_size: int,
+        seats: Seats,
+    ) -> None:
         # Not asyncpg's own __init__: it would bind this object to one loop. Everything public is overridden here.
         self._open = open_pool
         self._end_backends = end_backends
         self._sizes = (min_size, max_size)
+        self._seats = seats
         self._parked = ParkedConnections(min(max_size, MOST_PARKED))
         self._loops: dict[asyncio.AbstractEventLoop, LoopPool] = {}
         self._out: dict[int, Checkout] = {}
@@ -82,6 +93,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         """The test that runs now, for what is said about connections."""
         self.application_name = ""
         """What its connections call themselves."""
+        self._seats.enter(self)
 
     def acquire(self, *, timeout: float | None = None) -> Any:
         """A connection of the running loop's pool; to be awaited, or entered by `async with`."""
@@ -96,7 +108,11 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         with self._lock:
             checkout = self._out.pop(id(connection), None)
         if checkout is not None:
-            await checkout.pool.release(connection, timeout=timeout)
+            try:
+                await checkout.pool.release(connection, timeout=timeout)
+            finally:
+                if (lender := self._loops.get(checkout.loop)) is not None:
+                    lender.released()
         elif not is_closed(connection):
             await (await self._begun()).release(connection, timeout=timeout)
 
@@ -138,10 +154,8 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     def terminate(self) -> None:
         """Cuts the running loop's connections off."""
         mine = self._running()
-        if mine is not None and mine.pool is not None:
-            pool, mine.pool = mine.pool, None
+        if mine is not None and (pool := mine.terminate()) is not None:
             self._pop_out(lambda checkout: checkout.pool is pool)
-            pool.terminate()
 
     def end(self) -> None:
         """Closes the connections of all loops; to be called outside of all of them, at the end of the run."""
@@ -152,9 +166,33 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
     def give_up(self) -> None:
         """Cuts off the connections of all loops, each in its loop, when that runs next; from any thread."""
         self._parked.close()
+        self._seats.leave(self)
         for loop, loop_pool in list(self._loops.items()):
             with contextlib.suppress(RuntimeError):  # it was closed just now
                 loop.call_soon_threadsafe(loop_pool.give_up)
+
+    @property
+    def held(self) -> int:
+        """How many of the process's seats it has."""
+        loops = tuple(self._loops.values())
+        # What is parked is revived before anything new is opened.
+        return max(sum(each.held for each in loops), sum(each.size for each in loops) + len(self._parked))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody has a connection, and the test that runs now has had none."""
+        return all(each.is_idle and each.used_in != self._test for each in tuple(self._loops.values()))
+
+    def unpark(self) -> None:
+        """Closes the connections that wait for a loop, and has loops give back seats that they do not need."""
+        self._parked.forget()
+        for each in tuple(self._loops.values()):
+            each.trim()
+
+    def give_way(self) -> None:
+        """Closes the connections of loops in which nobody has one; from any thread."""
+        for each in tuple(self._loops.values()):
+            each.give_way()
 
     async def expire_connections(self) -> None:
         """Has the running loop's connections replaced as they come back, and those that wait for a loop closed."""
@@ -229,6 +267,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
                 min_size=self._sizes[0],
                 cut_off=self._cut_off,
                 ended=lambda: self._forget(loop),
+                shared=self._seats,
             )
         return mine
 

@@ -22,7 +22,9 @@ begin
     loop
         select classid, objid, objsubid, mode into held from pg_catalog.pg_locks
         where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid()
-            and not (objsubid = 1 and (classid::bigint << 32 | objid::bigint) in ({run}, {process})) limit 1;
+            and not (objsubid = 1 and (classid::bigint << 32 | objid::bigint) in ({run}, {process}))
+            and not (objsubid = 2 and classid::bigint = {tickets})
+        limit 1;
         exit when not found;
         perform case
             when held.objsubid = 1 and held.mode = 'ExclusiveLock'
@@ -50,7 +52,11 @@ class Registration:
     """The locks of one process: its run's, shared with the run's other processes, and its own."""
 
     def __init__(self, run: str, worker: str) -> None:
-        self._locks = {"run": locks.of_run(run), "process": locks.of_process(run, names.worker_name(worker))}
+        self._locks = {
+            "run": locks.of_run(run),
+            "process": locks.of_process(run, names.worker_name(worker)),
+            "tickets": locks.TICKETS,
+        }
 
     async def enter(self, connection: asyncpg.Connection) -> None:
         """Takes the locks in this session; waits for a sweeper, for thirty seconds.

@@ -25,7 +25,7 @@ class Endpoint:
     URL). `database` is where the first connection goes. `socket_dir` is set where a Unix socket can be used.
     `url` is what the user gave, for kind `url` only. `why` says in a few words how the server was chosen. `kept` is
     for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
-    first login; None for all other servers. `kept_in` is that server's folder.
+    first login; None for all other servers. `kept_in` is that server's folder. `workers` of the run share the server.
     """
 
     kind: ServerKind
@@ -43,6 +43,7 @@ class Endpoint:
     reserved_connections: int = 3
     kept: str | None = None
     kept_in: str | None = None
+    workers: int = 1
 
     @property
     def own(self) -> bool:

@@ -102,6 +102,10 @@ class DropRefused(PgdbmError):
     """A schema was kept because something that the plugin did not make depends on it, or proof is missing."""
 
 
+class NoConnection(PgdbmError):
+    """The server had no connection left, or no turn came, for as long as is waited for one."""
+
+
 class PgdbmWarning(UserWarning):
     """The base of all warnings of pytest-pgdbm."""
 

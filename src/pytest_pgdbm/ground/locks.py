@@ -10,6 +10,9 @@ import hashlib
 
 _RUN, _PROCESS = int.from_bytes(b"pgr", "big") << 40, int.from_bytes(b"pgp", "big") << 40
 
+TICKETS = int.from_bytes(b"pgt\0", "big")
+"""The first of two 32-bit numbers: of the tickets by which workers take turns, and with 0 of who waits for one."""
+
 SWEEPING = int.from_bytes(b"pgs", "big") << 40
 """Held by the one who sweeps a database."""
 

@@ -52,6 +52,7 @@ class DatabaseHome:
         self._open: set[Site] = set()
         self._lost: set[Site] = set()
         self._sites: dict[BuiltSet, Site] = {}
+        self._seated = False
 
     @property
     def is_full(self) -> bool:
@@ -113,6 +114,7 @@ class DatabaseHome:
             await site.close()
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
+        self._take_seats()
         run = self._common.run
         database = names.database_name(run=run.id, worker=run.worker, number=next(self._numbers))
         site = Site(self._common, database, self._open_pool(database), proof=None)
@@ -120,6 +122,12 @@ class DatabaseHome:
         built = await self._undoing.do(self._make(site, plan, others), lambda error: self._undo(site, error))
         self._sites[built] = site
         return built
+
+    def _take_seats(self) -> None:
+        """Each database has a connection of the share, and so has what makes them where that is another one."""
+        if not self._seated:
+            self._seated = True
+            self._pools.seats.reserve(self._budget.databases + self._common.endpoint.own)
 
     async def _make(self, site: Site, plan: Plan, others: Sequence[str]) -> BuiltSet:
         await self._databases.create(site.database, plan.names)

@@ -14,6 +14,7 @@ custom setting that was once set (`app.tenant` reads '' instead of NULL), what a
 keeps in the memory of the server process. A pool in production forgets none of it either.
 """
 
+from pytest_pgdbm.connections.parking.hanging import hang_up
 from pytest_pgdbm.connections.parking.sessions import ParkedConnections
 
-__all__ = ["ParkedConnections"]
+__all__ = ["ParkedConnections", "hang_up"]

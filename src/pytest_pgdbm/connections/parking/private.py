@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import asyncpg
@@ -44,3 +44,11 @@ def was_expired(pool: asyncpg.Pool) -> bool:
 def belongs_to(connection: asyncpg.Connection, loop: asyncio.AbstractEventLoop) -> None:
     """Gives the connection its real loop: by a task of it, and a connection in it, asyncpg cancels a statement."""
     connection._loop = loop
+
+
+def transports(pool: asyncpg.Pool) -> Iterator[asyncio.BaseTransport]:
+    """Those of the pool's connections."""
+    for holder in pool._holders:
+        connection = holder._con
+        if connection is not None and connection._transport is not None:
+            yield connection._transport

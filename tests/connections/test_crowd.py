@@ -1,0 +1,81 @@
+"""What is said of a wait for a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from pytest_pgdbm import NoConnection
+from pytest_pgdbm.connections import crowd
+from pytest_pgdbm.connections.crowd import Crowd
+from pytest_pgdbm.ground.endpoint import Endpoint, Login
+
+SERVER = replace(
+    Endpoint("url", "18.1", "db.example.org", 5432, "app_test", Login("app"), Login("app")),
+    max_connections=40,
+    workers=8,
+)
+HELD = ["21 x 'billing' (billing in billing)", "8 x 'pgdbm 3f0a9c51d2 gw0 admin' (app in app_test)"]
+ERRORS = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
+
+
+async def held() -> Sequence[str]:
+    return HELD
+
+
+async def cut_off() -> Sequence[str]:
+    raise asyncpg.ConnectionDoesNotExistError("gone")
+
+
+def test_the_whole_text_is_as_the_page_on_errors_shows_it() -> None:
+    text = asyncio.run(Crowd(SERVER, ask=held).text("the server says: sorry, too many clients already", 30.2))
+    assert text in ERRORS.read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 5
+
+
+def test_where_nobody_can_be_asked_it_says_so() -> None:
+    text = asyncio.run(Crowd(SERVER, ask=cut_off).text("why", 7))
+    assert "  held: who holds them could not be asked\n" in text
+
+
+def test_it_says_how_many_more_would_be_enough_for_the_workers() -> None:
+    text = asyncio.run(Crowd(replace(SERVER, workers=30)).text("why", 7))
+    assert "  needed: 90 for 30 workers, each one to build and two for a test\n" in text
+    assert text.endswith(
+        "to mend it: max_connections = 93 or more (or CONNECTION LIMIT of the role or database), fewer other clients,"
+        " or fewer workers: -n 12 fits"
+    )
+
+
+def test_a_wait_is_told_once_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "SECONDS_TO_TELL", 0.05)
+    monkeypatch.setattr(crowd, "SECONDS_TO_WAIT", 0.3)
+    said: list[str] = []
+    waiting = Crowd(SERVER, ask=held, say=said.append)
+
+    async def go() -> None:
+        wait = waiting.wait()
+        with pytest.raises(NoConnection, match="waited 0 seconds for a connection to db") as no:
+            await forever(wait)
+        assert isinstance(no.value, asyncpg.TooManyConnectionsError)
+
+    asyncio.run(go())
+    assert len(said) == 1
+    assert waiting.patience == crowd.SECONDS_TO_WAIT_AGAIN
+    waiting.wait().over()
+    assert waiting.patience == 0.3
+
+
+async def forever(wait: crowd.Wait) -> None:
+    while True:
+        await wait.pause("why")
+
+
+def test_a_password_is_masked_in_what_the_server_says() -> None:
+    text = asyncio.run(Crowd(SERVER).text("cannot reach postgresql://me:secret@db/app", 1))
+    assert "secret" not in text

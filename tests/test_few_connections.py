@@ -1,0 +1,275 @@
+"""Runs on servers that let in few, each on a server of the test's own: no more is taken than the run's share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import asyncpg
+import pytest
+from conftest import Project
+from databases import execute
+
+from benchmarks.stress import servers
+from benchmarks.stress.connections import stressed
+from benchmarks.stress.sampling import Sampler
+
+IMPATIENT = """
+from pytest_pgdbm import pgdbm_db
+from pytest_pgdbm.connections import crowd
+
+crowd.SECONDS_TO_WAIT = crowd.SECONDS_FOR_A_TURN = 1
+crowd.SECONDS_TO_TELL = 0.3
+users_db = pgdbm_db("users")
+"""
+
+TELLS_OF_WAITS = """
+import pathlib
+from pytest_pgdbm import pgdbm_db
+from pytest_pgdbm.connections import crowd
+
+crowd.SECONDS_TO_TELL = 0.3
+users_db = pgdbm_db("users")
+text = crowd.Crowd.text
+
+async def telling(self, *args):
+    pathlib.Path("waits").touch()
+    return await text(self, *args)
+
+crowd.Crowd.text = telling
+"""
+
+Few = Callable[[int], Sampler]
+
+
+@pytest.fixture
+def few(project: Project) -> Iterator[Few]:
+    """Has the project run on a server that lets in so many; returns what watches that."""
+    with ExitStack() as stack:
+
+        def begin(usable: int) -> Sampler:
+            # Who watches takes one more.
+            server = stack.enter_context(servers.started(max_connections=usable + 20))
+            execute(server.boss, f"alter role {servers.ROLE} connection limit {usable}")
+            project.url = server.url
+            return Sampler(server.boss)
+
+        yield begin
+
+
+def test_500_tests_on_eight_workers_need_no_more_than_forty_connections() -> None:
+    outcome = stressed(500, 8, 40)
+    assert outcome.good, outcome
+
+
+def test_workers_take_turns_where_there_are_too_few_for_all() -> None:
+    outcome = stressed(60, 4, 10)
+    assert outcome.good, outcome
+
+
+UVLOOP = """
+import uvloop
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
+"""
+
+LOOPS = """
+import asyncio
+import threading
+import pytest
+
+async def two(db):
+    async with db.acquire() as one, db.acquire() as other:
+        assert await one.fetchval("select 1") + await other.fetchval("select 2") == 3
+
+in_session = pytest.mark.asyncio(loop_scope="session")
+
+@in_session
+@pytest.mark.parametrize("time", range(2))
+async def test_in_the_loop_of_the_session(users_db, time):
+    await two(users_db)
+
+@pytest.mark.parametrize("time", range(2))
+async def test_in_a_loop_of_its_own(users_db, time):
+    await two(users_db)
+
+@in_session
+async def test_in_a_thread_while_the_loop_of_the_session_is_blocked(users_db):
+    await two(users_db)
+    thread = threading.Thread(target=lambda: asyncio.run(two(users_db)))
+    thread.start()
+    thread.join()
+    await two(users_db)
+
+@in_session
+async def test_in_a_thread_while_the_loop_of_the_session_runs(users_db):
+    await two(users_db)
+    await asyncio.to_thread(lambda: asyncio.run(two(users_db)))
+    await two(users_db)
+
+async def test_more_tasks_than_connections(users_db):
+    await asyncio.gather(*(users_db.fetch_value("select pg_sleep(0.01)") for _ in range(20)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_event_loops_of_a_worker_share_its_two_connections(project: Project, few: Few, kind: str) -> None:
+    if kind == "uvloop":
+        declared = (project.path / "conftest.py").read_text()
+        project.write("conftest.py", declared + UVLOOP)
+    with few(3) as sampler:
+        project.run_apart(test=LOOPS).assert_outcomes(passed=7)
+    assert sampler.peak == 3
+
+
+HOLDING = """
+import pytest_asyncio
+import pytest
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def held(pgdbm_pool):
+    async with pgdbm_pool.acquire() as connection:
+        yield connection
+
+async def test_needs_two_more(users_db, held):
+    await users_db.fetch_value("select 1")
+
+async def test_the_next_one_does_not_wait_as_long(users_db, held):
+    await users_db.fetch_value("select 1")
+"""
+
+
+def test_a_loop_that_gets_no_connection_since_another_holds_them_is_told_who(project: Project, few: Few) -> None:
+    project.write("conftest.py", IMPATIENT)
+    with few(3) as sampler:
+        result = project.run_apart(test=HOLDING)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "E *waited 1 seconds for a connection to *: this worker's share is in use by other event loops",
+            "E * max_connections: 6, of which 3 are reserved",
+            "E * needed: 3 for 1 worker, each one to build and two for a test",
+            "E * held: *1 x 'pgdbm * main pool' (app in stress_test)*",
+            "E * to mend it: max_connections = 9 or more (or CONNECTION LIMIT of the role or database), fewer other"
+            " clients, or fewer workers: -n 1 fits",
+            "*= pgdbm =*",
+            "waited * seconds for a connection to *: this worker's share is in use by other event loops",
+        ]
+    )
+    assert sampler.peak <= 3
+
+
+THREE = """
+import asyncio
+
+async def test_three_at_once(users_db):
+    async with users_db.acquire(), users_db.acquire(), users_db.acquire():
+        pass
+
+async def test_two_at_once(users_db):
+    async with users_db.acquire(), users_db.acquire():
+        pass
+"""
+
+
+def test_code_that_takes_three_at_once_where_there_are_two_does_not_stand_still(project: Project, few: Few) -> None:
+    project.write("conftest.py", IMPATIENT)
+    with few(3):
+        result = project.run_apart(test=THREE)
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["E *waited 1 seconds for a connection to *: this worker's share is in use"])
+
+
+# ------------------------------------------------------------------ other clients
+
+
+class Others:
+    """Other clients of a server: they have connections, all but so many."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._all: list[asyncpg.Connection] = []
+
+    async def take(self, but: int = 0) -> None:
+        with pytest.raises(asyncpg.TooManyConnectionsError):
+            await self._take_all()
+        await self.give(but)
+
+    async def _take_all(self) -> None:
+        while True:
+            self._all.append(await asyncpg.connect(self._url, server_settings={"application_name": "others"}))
+
+    async def give(self, number: int | None = None) -> None:
+        for _ in range(len(self._all) if number is None else number):
+            await self._all.pop().close()
+
+
+BY_OTHERS = """
+async def test_it(users_db):
+    await users_db.fetch_value("select 1")
+"""
+
+
+def run_beside_others(project: Project, *, but: int) -> pytest.RunResult:
+    """A run on a server of whose connections others have all but so many."""
+    others = Others(project.url or "")
+
+    async def go() -> pytest.RunResult:
+        await others.take(but=but)
+        try:
+            return await asyncio.to_thread(project.run_apart, test=BY_OTHERS)
+        finally:
+            await others.give()
+
+    return asyncio.run(go())
+
+
+def test_where_others_have_all_connections_the_run_says_so_after_a_while(project: Project, few: Few) -> None:
+    project.write("conftest.py", IMPATIENT)
+    few(8)
+    result = run_beside_others(project, but=0)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            '*url: * has no connection left: too many connections for role "app" (for 1 seconds)',
+            "*to mend it: raise the limit (max_connections, or CONNECTION LIMIT of the role or database), end other"
+            " clients, or use fewer workers (-n)",
+        ]
+    )
+
+
+def test_where_others_have_all_but_one_it_is_told_who(project: Project, few: Few) -> None:
+    project.write("conftest.py", IMPATIENT)
+    few(8)
+    result = run_beside_others(project, but=1)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            '*waited 1 seconds for a connection to *: the server says: too many connections for role "app"',
+            "* max_connections: 11, of which 3 are reserved",
+            "* needed: 3 for 1 worker, each one to build and two for a test",
+            "* held: 7 x 'others' (app in stress_test), 1 x 'pgdbm * main admin' (app in stress_test)*",
+            "* to mend it: max_connections = 14 or more (or CONNECTION LIMIT of the role or database), fewer other"
+            " clients, or fewer workers: -n 2 fits",
+        ]
+    )
+
+
+def test_others_that_leave_in_time_are_waited_for(project: Project, few: Few) -> None:
+    few(8)
+    others = Others(project.url or "")
+
+    async def go() -> pytest.RunResult:
+        await others.take(but=1)
+        running = asyncio.ensure_future(asyncio.to_thread(project.run_apart, test=BY_OTHERS))
+        while not (project.path / "waits").exists():
+            await asyncio.sleep(0.02)
+        await others.give()
+        return await running
+
+    project.write("conftest.py", TELLS_OF_WAITS)
+    result = asyncio.run(go())
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*= pgdbm =*", "waited * seconds for a connection to *: the server says: too many *"])
