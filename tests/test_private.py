@@ -17,17 +17,18 @@ from typing import Any
 
 import pytest
 from conftest import INI, USERS, Project
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from keeper.runs import needs_root
 from scenes import Scene, eventually
 from workshop import Workshop
 
+from pytest_pgdbm import Service
 from pytest_pgdbm.connections import psql
 from pytest_pgdbm.connections.login import dsn
 from pytest_pgdbm.fixtures import SESSION
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
-from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
+from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.ground.masks import SecretUrl
 from pytest_pgdbm.servers.private import make_private
 from pytest_pgdbm.settings import resolve
@@ -355,7 +356,7 @@ def hidden(text: str) -> str:
 _examples = itertools.count()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(service=NASTY, table=NAMES, column=NAMES, value=NASTY, file=FILES, module=NASTY)
 @example(service="a\0b", table="t", column="c", value="v", file="f", module="m")
 @example(service="\ud800", table="t", column="c", value="v", file="f", module="m")
@@ -367,17 +368,16 @@ def test_no_name_becomes_a_statement(
     folder = workshop.folder / f"nasty{number} {file}"
     folder.mkdir()
     (folder / f"1_{file}.sql").write_text(MAKES.format(table=hidden(table), column=hidden(column)), encoding="utf-8")
-    sown = workshop.folder / f"seeds{number} {file}"
+    seed = file.replace(";", "").replace("\n", "")  # a path with these is refused: it looks like SQL
+    sown = workshop.folder / f"seeds{number} {seed}"
     sown.mkdir()
-    (sown / f"{file}.sql").write_text("create table {{tables.by_file}} as select 1 as one", encoding="utf-8")
-
-    from pytest_pgdbm import Service
+    (sown / f"{seed}.sql").write_text("create table {{tables.by_file}} as select 1 as one", encoding="utf-8")
 
     async def go() -> None:
         async with workshop.superuser() as superuser:
             await superuser.execute("create table if not exists public.canary (id int)")
             declared = Service(
-                folder, seed=[{table: [{column: value}]}, sown / f"{file}.sql"], module=module[:100] or None
+                folder, seed=[{table: [{column: value}]}, sown / f"{seed}.sql"], module=module[:100] or None
             )
             asked = workshop.ask(service, {service: declared})
             async with workshop.home(own=number % 2 == 0) as home:
@@ -394,11 +394,7 @@ def test_no_name_becomes_a_statement(
             assert await superuser.fetchval("select count(*) from public.canary") == 0
             assert await superuser.fetch("select from pg_namespace where nspname ~ '^pgdbm_'") == []
 
-    if "\0" in service or "\ud800" in service:
-        with pytest.raises((PgdbmError, ValueError)):
-            asyncio.run(go())
-    else:
-        asyncio.run(go())
+    asyncio.run(go())
 
 
 WILD = st.text(max_size=30) | NASTY
