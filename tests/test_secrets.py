@@ -77,6 +77,17 @@ def url(workshop: Workshop) -> Iterator[str]:
 
 @pytest.mark.parametrize("more", [["-vv"], ["-vv", "--showlocals", "--full-trace"], ["-n", "2", "--showlocals"]])
 def test_no_failure_shows_it(project: Project, url: str, more: list[str]) -> None:
+    shown_by_no_failure(project, url, more)
+
+
+def test_no_failure_shows_one_that_the_url_has_as_a_parameter(project: Project, url: str) -> None:
+    who, _, rest = url.removeprefix("postgresql://").rpartition("@")
+    user, _, password = who.partition(":")
+    parameters = f"?user={user}&password={password}&application_name=x"
+    shown_by_no_failure(project, f"postgresql://{rest}{parameters}", ["-vv", "--showlocals"])
+
+
+def shown_by_no_failure(project: Project, url: str, more: list[str]) -> None:
     project.url = url
     project.write("migrations/broken/001.sql", "select nothing;")
     result = project.run_apart("-W", "default", *more, test=FAILING)

@@ -15,15 +15,17 @@ _NO_HOST = (
     r"(?i)(?P<head>\bpostgres[a-z0-9+.-]{0,30}://[^\s:/?#@\[]*:)"
     r"(?P<secret>(?!\d{1,5}(?:[^\w%]|$))[^\s/?#@,'\"]+)"
 )
+# What libpq takes for a secret: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_KEY = r"(?:password|client_secret|scram_(?:client|server)_key)"
 # As in a key-value string, in Python's and JSON's print of one, and in SQL: PASSWORD 'x'. Whether '\' escapes a quote
 # depends on which of them it is; rather too much is hidden than too little.
 _QUOTED = (
-    r"(?im)(?P<head>password[\"']?(?:\s*[=:]\s*|\s+))"
+    rf"(?im)(?P<head>{_KEY}[\"']?(?:\s*[=:]\s*|\s+))"
     r"(?P<quote>[\"'])(?P<secret>(?:(?P=quote){2}|[^\\\n]|\\(?:(?P=quote){2}|.|$))*?)(?:(?P=quote)(?!\w|(?P=quote))|$)"
 )
 # In a query string it ends at the next '&name=', in a key-value string at a space without '\'.
 _PLAIN = (
-    r"(?is)(?P<head>(?P<query>[?&])?password\s*=\s*)(?![\"'\s])"
+    rf"(?is)(?P<head>(?P<query>[?&]\w*)?{_KEY}\s*=\s*)(?![\"'\s])"
     r"(?P<secret>(?:\\.|(?(query)(?!&\w+=))\S)+)"
 )
 

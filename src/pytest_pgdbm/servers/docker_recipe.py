@@ -92,7 +92,8 @@ def _environment(job: Job, image: Mapping[str, str]) -> dict[str, str]:
         "POSTGRES_USER": job.admin.user,
         "POSTGRES_PASSWORD": job.admin.password or "",
         "POSTGRES_DB": DATABASE,
-        "POSTGRES_INITDB_ARGS": f"{image.get('POSTGRES_INITDB_ARGS', '')} --no-sync".strip(),
+        # Without it the image trusts whoever comes from the container itself over TCP.
+        "POSTGRES_INITDB_ARGS": f"{image.get('POSTGRES_INITDB_ARGS', '')} --no-sync --auth-host=scram-sha-256".strip(),
         "PGDATA": _PGDATA,
     }
 

@@ -274,8 +274,9 @@ class EmbeddedServer:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as opened:
             opened.write(text)
-        if account is not None:
-            os.chown(file, account.uid, account.gid)
+            if account is not None:
+                # Not by its name, under which that user could put a link meanwhile.
+                os.fchown(descriptor, account.uid, account.gid)
 
     def _tail(self) -> str:
         return _tail(self._log)

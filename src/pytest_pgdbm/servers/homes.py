@@ -103,7 +103,7 @@ def _made(at: Path, folder: Path, account: Account | None) -> Path:
     # Fails if something is there already, a link included.
     at.mkdir(mode=0o700)
     if account is not None:
-        os.chown(at, account.uid, account.gid)
+        os.chown(at, account.uid, account.gid, follow_symlinks=False)
     return at
 
 

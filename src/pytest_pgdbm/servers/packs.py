@@ -99,7 +99,7 @@ def _contents(opened: BinaryIO) -> _Contents:
 def _make_folder(at: Path, owner: tuple[int, int] | None) -> None:
     at.mkdir(mode=0o700)
     if owner is not None:
-        os.chown(at, *owner)
+        os.chown(at, *owner, follow_symlinks=False)
 
 
 def _put(content: bytes, at: str, size: int, owner: tuple[int, int] | None) -> None:
