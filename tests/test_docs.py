@@ -222,7 +222,7 @@ def test_a_wrong_option_is_told_as_the_reference_says(pytester: pytest.Pytester)
 def test_a_missing_server_is_told_as_the_reference_says(pytester: pytest.Pytester) -> None:
     write_page(TUTORIAL, pytester.path, fails=False)
     result = run(pytester, "-q", url="postgresql://ada:secret@127.0.0.1:1/app")
-    assert_printed(printed_by_itself("pytest-pgdbm could not", "NoConnection: waited"), normalised(result.stdout.str()))
+    assert_printed(printed_by_itself("pytest-pgdbm could not"), normalised(result.stdout.str()))
     assert "secret" not in result.stdout.str() + result.stderr.str()
 
 
