@@ -34,6 +34,7 @@ def test_without_anything_given_each_setting_has_its_default() -> None:
     assert settings == Settings(
         url=Setting(None, "default"),
         url_allow=Setting(None, "default"),
+        admin_url=Setting(None, "default"),
         server=Setting("auto", "default"),
         server_bin=Setting(None, "default"),
         server_version=Setting(None, "default"),
@@ -72,7 +73,7 @@ def test_an_empty_value_sets_back_to_the_default_what_the_places_below_say(empty
 def test_each_option_has_three_spellings() -> None:
     spellings = {option.stem: (option.flag, option.env, option.dest) for option in OPTIONS}
     assert list(spellings) == [
-        *("url", "url-allow", "server", "server-bin", "server-version", "image"),
+        *("url", "url-allow", "admin-url", "server", "server-bin", "server-version", "image"),
         *("extensions", "search-path", "role", "isolation", "reuse", "keep-alive", "migration-timeout"),
     ]
     assert spellings["server-bin"] == ("--pgdbm-server-bin", "PGDBM_SERVER_BIN", "pgdbm_server_bin")
@@ -92,6 +93,23 @@ def test_what_was_changed_is_told_with_its_source_and_without_the_password() -> 
         "extensions=citext, pgcrypto (from pytest.ini)",
         "search-path=$service, public (from --pgdbm-search-path)",
     ]
+
+
+def test_an_admin_url_is_read_as_the_url_is() -> None:
+    assert resolved(env={"PGDBM_ADMIN_URL": URL}, ini={"url": URL}).admin_url == Setting(URL, "PGDBM_ADMIN_URL")
+    assert refusal(cli={"admin-url": "db.example"}, ini={"url": URL}).startswith("--pgdbm-admin-url: 'db.example' does")
+    shown = changed(resolved({"admin-url": URL, "server": "embedded"}, ini={"url": URL}))
+    assert shown[1] == (
+        "admin-url=postgresql://app:****@db.example:5432/shop (from --pgdbm-admin-url; not used, since server=embedded)"
+    )
+
+
+def test_an_admin_url_alone_is_refused_but_a_url_that_was_taken_back_is_not() -> None:
+    assert refusal(ini={"admin-url": URL}) == (
+        "admin-url (from pytest.ini) is the way past the pooler at the url; give --pgdbm-url, PGDBM_URL or the ini"
+        " setting pgdbm_url as well, or that alone if there is no pooler"
+    )
+    assert resolved({"url": ""}, ini={"url": URL, "admin-url": URL}).url.value is None
 
 
 def test_the_url_prints_without_its_password() -> None:

@@ -98,12 +98,16 @@ class Session:
 
     async def lease(self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool) -> Mapping[str, Database]:
         """The managers of a set for this tenant; to be run in the private loop."""
+        self._check_path(tenant)
         async with self._pools.seats.kept():
             return await self._leases.lease(tenant, plan, others, fresh=fresh)
 
     def lease_now(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Mapping[str, Database] | None:
         """The same, if it is there: without waiting, from any thread."""
-        return self._leases.lease_now(tenant, plan, others) if "_leases" in self.__dict__ else None
+        if "_leases" not in self.__dict__:
+            return None
+        self._check_path(tenant)
+        return self._leases.lease_now(tenant, plan, others)
 
     def prepare(self) -> None:
         """Starts the server and what stands on it, if that has not been done; from any thread."""
@@ -311,6 +315,11 @@ class Session:
         from pytest_pgdbm.connections.opening import PGDBM_PATH
 
         return self._path.for_pool(PGDBM_PATH)
+
+    def _check_path(self, tenant: Tenant) -> None:
+        from pytest_pgdbm.connections import poolers
+
+        poolers.check_path(self._get_endpoint(), self._path, tenant.path)
 
     @cached_property
     def _path(self) -> SearchPath:

@@ -50,6 +50,7 @@ class Settings(NamedTuple):
 
     url: Setting[SecretUrl | None]
     url_allow: Setting[str | None]
+    admin_url: Setting[SecretUrl | None]
     server: Setting[ServerChoice]
     server_bin: Setting[str | None]
     server_version: Setting[str | None]
@@ -104,6 +105,11 @@ OPTIONS: tuple[Option, ...] = (
         "url-allow",
         "run against the database of this name at the URL, though it does not look like one for tests",
         metavar="DATABASE",
+    ),
+    Option(
+        "admin-url",
+        "the same database past the pooler that the url goes through, for what needs a session of the server",
+        metavar="URL",
     ),
     Option(
         "server",
@@ -210,7 +216,7 @@ def _shown(value: object) -> str:
     return masked(str(value))
 
 
-_USED_BY = {"url": "url", "url_allow": "url", "keep_alive": "embedded"}
+_USED_BY = {"url": "url", "url_allow": "url", "admin_url": "url", "keep_alive": "embedded"}
 
 
 def _unused_note(field: str, settings: Settings) -> str:
@@ -225,6 +231,11 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(
             f"server=url (from {settings.server.source}) needs a URL; give --pgdbm-url,"
             " PGDBM_URL or the ini setting pgdbm_url"
+        )
+    if settings.admin_url.value is not None and settings.url == Setting(None, DEFAULT):
+        raise ConfigError(
+            f"admin-url (from {settings.admin_url.source}) is the way past the pooler at the url; give --pgdbm-url,"
+            " PGDBM_URL or the ini setting pgdbm_url as well, or that alone if there is no pooler"
         )
 
 
@@ -463,6 +474,7 @@ def _database_problem(database: str | None, parameters: Mapping[str, str]) -> st
 _READERS: dict[str, Callable[[_Given], object]] = {
     "url": _url,
     "url-allow": _url_allow,
+    "admin-url": _url,
     "server-bin": _server_bin,
     "server-version": _server_version,
     "image": _image,

@@ -242,11 +242,12 @@ def test_a_pooler_between_is_told(door: Door) -> None:
             return caught.value
 
     failed = asyncio.run(go())
-    assert failed.why.endswith(
-        " is a connection pooler (unsupported startup parameter: jit), and the plugin needs sessions of the server"
-        " itself"
+    assert failed.why.endswith(" is a connection pooler that refuses a connection (unsupported startup parameter: jit)")
+    assert failed.remedy == (
+        "let the pooler drop what it does not know; in pgbouncer.ini: ignore_startup_parameters = search_path,jit,"
+        "statement_timeout,lock_timeout,idle_in_transaction_session_timeout,idle_session_timeout,transaction_timeout;"
+        " or give the server's own address in the URL"
     )
-    assert failed.remedy == "give the server's own address in the URL"
 
 
 @pytest.mark.parametrize(

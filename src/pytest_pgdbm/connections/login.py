@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from pytest_pgdbm.connections import cluster, guard
+from pytest_pgdbm.connections import cluster, guard, poolers
 from pytest_pgdbm.connections.crowd import Crowd
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
@@ -68,13 +68,18 @@ def dsn(endpoint: Endpoint, database: str, login: Login) -> str:
     What the environment might say (PGSSLMODE, PGTARGETSESSIONATTRS) is overruled on servers of our own.
     """
     if endpoint.url is not None:
-        return endpoint.url_for(database)
+        return endpoint.admin_url_for(database)
     fixed = "sslmode=disable&target_session_attrs=any"
     if endpoint.socket_dir is None:
         return f"{endpoint.tcp_url(database, login)}?{fixed}"
     who = f"{quote(login.user, safe='')}:{quote(login.password or '', safe='')}"
     where = f"host={quote(endpoint.socket_dir, safe='')}&port={endpoint.port}"
     return f"postgresql://{who}@/{quote(database, safe='')}?{where}&{fixed}"
+
+
+def pool_dsn(endpoint: Endpoint, database: str) -> str:
+    """The URI for the connections of the tests' pool: through the pooler, where there is one."""
+    return dsn(endpoint, database, endpoint.login) if endpoint.url is None else endpoint.url_for(database)
 
 
 async def connect(
@@ -125,6 +130,8 @@ async def first_login(
     """
     connection = await _patiently(endpoint, application_name, patience)
     try:
+        if not endpoint.own:
+            endpoint = await _past_poolers(endpoint, connection, application_name)
         found = await _look(endpoint, connection)
         if endpoint.kept:
             await cluster.check(connection, endpoint.kept, waiting)
@@ -197,14 +204,6 @@ _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...
         asyncpg.TargetServerAttributeNotMatched,
         _Hints("{place} is not such a server as target_session_attrs in the URL asks for", "give another server's URL"),
     ),
-    (
-        asyncpg.PostgresError,
-        _Hints(
-            "{place} is a connection pooler ({message}), and the plugin needs sessions of the server itself",
-            "give the server's own address in the URL",
-            "unsupported startup parameter",
-        ),
-    ),
 )
 
 
@@ -212,12 +211,51 @@ async def _patiently(endpoint: Endpoint, application_name: str, patience: float)
     deadline = asyncio.get_running_loop().time() + patience
     while True:
         try:
+            if not endpoint.own:
+                return await _connect_plainly(dsn(endpoint, endpoint.database, endpoint.admin), application_name)
             return await connect(endpoint, endpoint.database, endpoint.admin, application_name=application_name)
         except _REFUSED as error:
             late = asyncio.get_running_loop().time() > deadline
             if late or not isinstance(error, _STILL_STARTING):
                 raise _why(endpoint, error) from error
             await asyncio.sleep(0.02)
+
+
+async def _connect_plainly(url: str, application_name: str) -> asyncpg.Connection:
+    """A connection that a pooler will take, and that leaves no prepared statement in its sessions."""
+    return await asyncpg.connect(
+        url,
+        timeout=SECONDS_TO_CONNECT,
+        statement_cache_size=0,
+        server_settings={"application_name": application_name},
+    )
+
+
+async def _past_poolers(endpoint: Endpoint, connection: asyncpg.Connection, application_name: str) -> Endpoint:
+    async def plainly(url: str) -> asyncpg.Connection:
+        try:
+            return await _connect_plainly(url, application_name)
+        except _REFUSED as error:
+            raise _why(dataclasses.replace(endpoint, admin_place=""), error) from error
+
+    found = await poolers.find(endpoint, connection, _place(endpoint), plainly)
+    if found.admin_url is None and found.pooling == "session":
+        await _check_settings_arrive(found, application_name)
+    return found
+
+
+async def _check_settings_arrive(endpoint: Endpoint, application_name: str) -> None:
+    try:
+        connection = await connect(endpoint, endpoint.database, endpoint.admin, application_name=application_name)
+    except _REFUSED as error:
+        raise _why(endpoint, error) from error
+    try:
+        for name in (name for name in SESSION if name.endswith("_timeout")):
+            found = await connection.fetchval("select current_setting($1)", name)
+            if found != SESSION[name]:
+                raise poolers.dropped(_place(endpoint), name, found)
+    finally:
+        await connection.close()
 
 
 async def _look(endpoint: Endpoint, connection: asyncpg.Connection) -> Endpoint:
@@ -278,6 +316,8 @@ async def _check_rights(endpoint: Endpoint, connection: asyncpg.Connection) -> N
 def _why(endpoint: Endpoint, error: Exception) -> ServerFailed:
     place = _place(endpoint)
     message = masked(str(error))
+    if "unsupported startup parameter" in message:
+        return poolers.refusal(place, message)
     for kind, hints in _CAUSES:
         if isinstance(error, kind) and hints.sign in message:
             return ServerFailed(hints.why.format(place=place, message=message), hints.remedy or _login_remedy(endpoint))
@@ -291,4 +331,6 @@ def _login_remedy(endpoint: Endpoint) -> str:
 
 
 def _place(endpoint: Endpoint) -> str:
+    if endpoint.admin_place:
+        return f"{endpoint.admin_place} (admin-url)"
     return f"{endpoint.host}:{endpoint.port}" + (f" ({endpoint.kind})" if endpoint.own else "")

@@ -11,7 +11,7 @@ import pgdbm.core
 import pgdbm.errors
 from pgdbm import AsyncDatabaseManager, DatabaseConfig
 
-from pytest_pgdbm.connections import backends, login
+from pytest_pgdbm.connections import backends, login, poolers
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.budget import MOST_IN_POOL
 from pytest_pgdbm.connections.failing import FAILURES
@@ -47,7 +47,8 @@ class Opening:
         self._min_size = int(options.get("min_connections", 0))
         self._max_size = int(options.get("max_connections", max(size, self._min_size)))
         self._config = {
-            "connection_string": login.dsn(endpoint, database, endpoint.login),
+            "connection_string": login.pool_dsn(endpoint, database),
+            **_unprepared(endpoint),
             # Where the share is smaller, it is not asyncpg that has them wait: its queue is without bound and silent.
             "max_connections": max(self._max_size, MOST_IN_POOL),
             "retry_attempts": 1,  # the server answered before; three more seconds would only hide the reason
@@ -87,9 +88,14 @@ class Opening:
             pool = await AsyncDatabaseManager.create_shared_pool(config)
         except pgdbm.errors.ConnectionError as error:
             # Its message names localhost, whatever the URL.
-            raise error.__cause__ or error from None
+            raise self._explained(error.__cause__ or error) from None
+        except pgdbm.errors.ConfigurationError as error:
+            raise self._explained(error) from None
         self._pin_as_verified(config)
         return pool
+
+    def _explained(self, error: BaseException) -> BaseException:
+        return poolers.explained(error, self._endpoint, self._database)
 
     def _pin_as_verified(self, config: DatabaseConfig) -> None:
         # pgdbm asks the server whether the pin holds, over a connection of each pool that it makes: once will do.
@@ -118,6 +124,12 @@ class Opening:
             finally:
                 await connection.close()
         return {}
+
+
+def _unprepared(endpoint: Endpoint) -> dict[str, Any]:
+    # A statement that asyncpg has prepared is known to one session only. A pooler may see to that
+    # (max_prepared_statements in PgBouncer 1.21): who has one gives the size among the pool's options.
+    return {"statement_cache_size": 0} if endpoint.pooling == "transaction" else {}
 
 
 def _pinned(path: SearchPath) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def command(endpoint: Endpoint, database: str, folder: Path, schemas: Sequence[s
     """
     path = f"PGOPTIONS={shlex.quote('-c search_path=' + ','.join([*schemas, 'public']))}"
     if endpoint.url is not None:
-        return f"{path} psql {shlex.quote(masked(endpoint.url_for(database)))}"
+        return f"{path} psql {shlex.quote(masked(endpoint.admin_url_for(database)))}"
     file = _password_file(endpoint, folder)
     who = f"-h {endpoint.host} -p {endpoint.port} -U {shlex.quote(endpoint.login.user)}"
     return f"PGPASSFILE={shlex.quote(str(file))} {path} psql {who} {shlex.quote(database)}"

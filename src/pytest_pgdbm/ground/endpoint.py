@@ -7,6 +7,8 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 ServerKind = Literal["url", "embedded", "container"]
+Pooling = Literal["none", "session", "transaction"]
+"""Whether a pooler is between, and for how long a client has a server process: `transaction` may be for a statement."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Endpoint:
 
     `admin` makes databases, extensions and roles; `login` is whom tests and migrations run as (the same over a
     URL). `database` is where the first connection goes. `socket_dir` is set where a Unix socket can be used.
-    `url` is what the user gave, for kind `url` only. `why` says in a few words how the server was chosen. `kept` is
+    `url` is what the user gave, for kind `url` only; `admin_url` is a second one, past a pooler, with `admin_place` its
+    host and port; `pooling` is what is behind `url`. `why` says in a few words how the server was chosen. `kept` is
     for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
     first login; None for all other servers. `kept_in` is that server's folder. `workers` of the run share the server.
     """
@@ -38,6 +41,9 @@ class Endpoint:
     why: str = ""
     socket_dir: str | None = None
     url: str | None = field(default=None, repr=False)
+    admin_url: str | None = field(default=None, repr=False)
+    admin_place: str = ""
+    pooling: Pooling = "none"
     sharedir: str | None = None
     max_connections: int = 100
     reserved_connections: int = 3
@@ -65,6 +71,12 @@ class Endpoint:
         if self.url is None:
             return self.tcp_url(database, self.login)
         return self.url if database == self.database else _at_database(self.url, database)
+
+    def admin_url_for(self, database: str) -> str:
+        """The URI with which the plugin itself reaches a database of a server that somebody else runs."""
+        if self.admin_url is None:
+            return self.url_for(database)
+        return self.admin_url if database == self.database else _at_database(self.admin_url, database)
 
     def tcp_url(self, database: str, login: Login) -> str:
         """A libpq URI over TCP, password included."""

@@ -116,7 +116,8 @@ async def _creation(connection: asyncpg.Connection, database: str, endpoint: End
     if endpoint.own:
         return creation(database, endpoint)
     here, *others = await connection.fetch(_LOCALES)
-    return f"create database {quote_ident(database)}" + ("" if not others else _as_here(here))
+    owner = "" if endpoint.login == endpoint.admin else f" owner {quote_ident(endpoint.login.user)}"
+    return f"create database {quote_ident(database)}{owner}" + ("" if not others else _as_here(here))
 
 
 def _as_here(here: asyncpg.Record) -> str:

@@ -113,33 +113,36 @@ def _checked(endpoint: Endpoint, choice: Choice) -> Endpoint:
 
 
 def _given(choice: Choice) -> Endpoint:
-    url = choice.settings.url.value
+    url, admin_url = choice.settings.url.value, choice.settings.admin_url.value
     assert url is not None
-    parts = urlsplit(str(url))
-    user, password, host, port = _first_address(parts.netloc, parse_qs(parts.query))
-    login = Login(unquote(user), unquote(password) if password else None)
-    return Endpoint(
+    login, host, port = _first_address(url)
+    endpoint = Endpoint(
         kind="url",
         version="",
         host=host,
         port=port,
-        database=unquote(parts.path.lstrip("/")),
+        database=unquote(urlsplit(str(url)).path.lstrip("/")),
         login=login,
         admin=login,
         why=choice.settings.url.source,
         url=str(url),
     )
+    if admin_url is None:
+        return endpoint
+    admin, host, port = _first_address(admin_url)
+    return replace(endpoint, admin=admin, admin_url=str(admin_url), admin_place=f"{host}:{port}")
 
 
-def _first_address(netloc: str, query: dict[str, list[str]]) -> tuple[str, str, str, int]:
-    """User, password, host and port of the first server that a URL names; for showing, not for connecting."""
-    who, _, where = netloc.rpartition("@")
+def _first_address(url: str) -> tuple[Login, str, int]:
+    """Login, host and port of the first server that a URL names; for showing, not for connecting."""
+    parts = urlsplit(str(url))
+    query = parse_qs(parts.query)
+    who, _, where = parts.netloc.rpartition("@")
     user, _, password = who.partition(":")
     first = where.split(",")[0]
     host, _, port = first.rpartition(":") if re.search(r":\d*$", first) else (first, "", "")
     return (
-        user,
-        password,
+        Login(unquote(user), unquote(password) if password else None),
         host.strip("[]") or query.get("host", ["localhost"])[0],
         int(port or query.get("port", ["5432"])[0]),
     )
