@@ -16,9 +16,12 @@ from workshop import Workshop
 
 from pytest_pgdbm import PgdbmServer
 from pytest_pgdbm.connections import login, poolers
+from pytest_pgdbm.connections.opening import Opening
+from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 
+PATH = SearchPath.parse(None)
 MODES = ["transaction", "statement"]
 
 
@@ -121,9 +124,8 @@ def test_two_urls_that_lead_to_different_databases(
         why, remedy = said(url, pgdbm_server.url)
         place = f"{pgdbm_server.host}:{pgdbm_server.port}"
         assert why == (
-            f'the two URLs lead to different databases: database "{mine}" at {at(url)}, and database'
-            f' "{pgdbm_server.database}" of another server or of that name at {place} (admin-url); a lock taken in the'
-            " one is not seen in the other"
+            f'database "{mine}" at {at(url)} and database "{pgdbm_server.database}" at {place} (admin-url) are not one'
+            " database of one server: a lock taken in the one is not seen in the other"
         )
         assert remedy == (
             "give the address of the server behind the pooler, and the same database, in --pgdbm-admin-url"
@@ -228,3 +230,179 @@ def test_nothing_is_left_after_runs_through_a_pooler(project: Project, through: 
     with through("transaction") as url:
         project.run(*pooled(project, url), test=SUITE).assert_outcomes(passed=7)
     assert query("select nspname from pg_namespace where nspname ~ '^pgdbm'") == []
+
+
+def test_a_path_that_the_pooler_drops_is_told(project: Project, through: Through) -> None:
+    database = str(project.url).rpartition("/")[2]
+    with through("transaction") as url:
+        arguments = pooled(project, url)
+        result = project.run(*arguments, test=SUITE)
+        result.stdout.fnmatch_lines(
+            [
+                f"*ServerFailed: the pooler at {at(url)} drops the search path that pgdbm asks for: names without a"
+                " schema would be found",
+                f'*to mend it: have the server set it: ALTER ROLE "{urlsplit(url).username}" IN DATABASE "{database}"'
+                " SET search_path = pg_catalog; or do without it: pgdbm_search_path = none here,"
+                " shared_pool_search_path=None in the application",
+            ]
+        )
+        project.run(*arguments, "--pgdbm-search-path=none", "-k", "rows").assert_outcomes(passed=4, deselected=3)
+
+
+def test_startup_parameters_that_the_pool_needs_are_asked_for(project: Project, through: Through) -> None:
+    with through("transaction", ignore_startup_parameters=None) as url:
+        result = project.run(*pooled(project, url), test=SUITE)
+    result.stdout.fnmatch_lines(
+        [
+            f"*ServerFailed: the pooler at {at(url)} refuses the pool of the tests (unsupported startup parameter: *)",
+            "*to mend it: let the pooler drop what it does not know; in pgbouncer.ini: ignore_startup_parameters ="
+            " search_path,jit,statement_timeout,lock_timeout,idle_in_transaction_session_timeout",
+        ]
+    )
+
+
+MARKED = """
+    import pytest
+
+    @pytest.mark.pgdbm(search_path="pg_catalog, public")
+    async def test_marked(users_db):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [
+        ("", "search_path in the marker"),
+        ("--pgdbm-search-path=$service, public", "pgdbm_search_path with $service"),
+    ],
+)
+def test_a_path_that_must_be_set_for_each_test_is_refused(
+    project: Project, through: Through, option: str, what: str
+) -> None:
+    test = MARKED.replace("pytest.mark.pgdbm", "pytest.mark.asyncio") if option else MARKED
+    test = test.replace('(search_path="pg_catalog, public")', "") if option else test
+    with through("transaction") as url:
+        result = project.run(*pooled(project, url), *([option] if option else []), test=test)
+    result.stdout.fnmatch_lines(
+        [
+            f"*ConfigError: {what} has to be set on a connection, and the pooler at {at(url)} keeps no setting from one"
+            " transaction to the next; write {{tables.x}} instead, or give the tests the server's own address"
+        ]
+    )
+
+
+LEAKING = """
+    import asyncio
+    import pytest
+    kept = []
+
+    async def test_leaves_a_transaction(users_db):
+        connection = await users_db.pool.acquire()
+        await connection.execute("begin")
+        await connection.execute(users_db.prepare_query("insert into {{tables.users}} (email) values ('x')"))
+
+    async def test_leaves_a_query(users_db):
+        async def hang():
+            async with users_db.acquire() as connection:
+                await connection.execute(users_db.prepare_query("lock {{tables.users}}; select pg_sleep(600)"))
+        kept.append(asyncio.ensure_future(hang()))
+        await asyncio.sleep(0.2)
+
+    @pytest.mark.parametrize("number", range(3))
+    async def test_goes_on(users_db, number):
+        assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+        await users_db.execute("insert into {{tables.users}} (email) values ('x')")
+"""
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_what_a_test_leaves_behind_the_pooler_ends(project: Project, through: Through, mode: str, query: Any) -> None:
+    pin(str(project.url))
+    with through(mode) as url:
+        result = project.run(*pooled(project, url), "-W", "default", test=LEAKING)
+    result.assert_outcomes(passed=5, warnings=2)
+    result.stdout.fnmatch_lines(["*test_leaves_a_transaction ended without giving back a connection that it took at *"])
+    assert query("select pid from pg_stat_activity where state = 'active' and query ~ 'pg_sleep\\(600'") == []
+
+
+WHOLE = """
+    from pytest_pgdbm import pgdbm_database
+
+    db = pgdbm_database("users", "orders")
+
+    async def test_has_a_database(db):
+        await db["users"].execute("insert into {{tables.users}} (email) values ('x')")
+        assert await db["orders"].fetch_value("select count(*) from users.users") == 1
+        owner = "select pg_get_userbyid(datdba) from pg_database where datname = current_database()"
+        assert await db["users"].fetch_value(owner) == await db["users"].fetch_value("select current_user")
+
+    async def test_has_it_again(db):
+        assert await db["orders"].fetch_value("select count(*) from users.users") == 0
+"""
+
+
+def test_a_database_of_a_tests_own_goes_through_a_pooler_that_knows_every_name(
+    project: Project, through: Through, workshop: Workshop
+) -> None:
+    superuser = workshop.own.tcp_url(workshop.database, workshop.own.admin)
+    with through("transaction") as url:
+        arguments = ["--pgdbm-search-path=none", *pooled(project, url)]
+        project.run(*arguments, test=WHOLE).assert_outcomes(passed=2)
+        project.run(*arguments, f"--pgdbm-admin-url={superuser}", test=WHOLE).assert_outcomes(passed=2)
+    with through("transaction", databases=workshop.database) as url:
+        project.url = url
+        result = project.run(*arguments, test=WHOLE)
+    result.stdout.fnmatch_lines(
+        [
+            f"*ServerFailed: the pooler at {at(url)} has no way to a database of a test's own (*)",
+            "*let it pass on every name; in pgbouncer.ini, under [[]databases]: * = host=… port=…; or use isolation"
+            " 'schema'",
+        ]
+    )
+
+
+def test_the_tests_of_an_ordinary_role_are_administered_by_a_superuser(
+    project: Project, through: Through, workshop: Workshop
+) -> None:
+    pin(str(project.url))
+    superuser = workshop.own.tcp_url(workshop.database, workshop.own.admin)
+    with through("transaction") as url:
+        project.url = url
+        project.run(f"--pgdbm-admin-url={superuser}", test=SUITE).assert_outcomes(passed=7)
+
+
+def test_connections_end_with_their_loop(project: Project, through: Through) -> None:
+    pin(str(project.url))
+    test = """
+        async def test_one(users_db, pgdbm_pool):
+            await users_db.fetch_value("select 1")
+
+        async def test_two(users_db, pgdbm_pool):
+            assert "connections end with their loop" in repr(pgdbm_pool)
+    """
+    with through("transaction") as url:
+        project.run(*pooled(project, url), test=test).assert_outcomes(passed=2)
+
+
+def test_no_statement_is_prepared_unless_the_pooler_sees_to_that(through: Through, database_url: str) -> None:
+    def size(url: str, **options: int) -> object:
+        endpoint = knock(url, database_url)
+        opening = Opening(endpoint, endpoint.database, application_name="x", path=PATH, size=2, options=options)
+        return opening._config.get("statement_cache_size")
+
+    with through("transaction") as url:
+        assert size(url) == 0
+        assert size(url, statement_cache_size=50) == 50
+    with through("session") as url:
+        assert size(url) is None
+
+
+def test_the_password_of_the_admin_url_is_in_nothing_that_is_printed(project: Project, through: Through) -> None:
+    with through("transaction") as url:
+        (argument,) = pooled(project, url)
+        secret = "".join(reversed(str(urlsplit(argument).password)))
+        wrong = argument.replace(str(urlsplit(argument).password), secret)
+        result = project.run_apart(wrong, "-vv", "--showlocals", "--full-trace", test=SUITE)
+    result.stdout.fnmatch_lines([f"*{at(argument)} (admin-url) refused the login: password authentication failed *"])
+    assert secret not in result.stdout.str() + result.stderr.str()

@@ -119,8 +119,8 @@ async def _check_same(direct: asyncpg.Connection, tests: asyncpg.Connection, pla
         return
     one, other = [quote_ident(await each.fetchval("select current_database()")) for each in (tests, direct)]
     raise ServerFailed(
-        f"the two URLs lead to different databases: database {one} at {its_place}, and database {other} of another"
-        f" server or of that name at {place} (admin-url); a lock taken in the one is not seen in the other",
+        f"database {one} at {its_place} and database {other} at {place} are not one database of one server: a lock"
+        " taken in the one is not seen in the other",
         f"give the address of the server behind the pooler, and the same database, in {ADMIN_URL}",
     )
 
@@ -146,7 +146,7 @@ def _no_session(endpoint: Endpoint, place: str) -> ServerFailed:
         " changes from one transaction to the next, so no session is there to hold the plugin's locks and settings"
     )
     if endpoint.admin_url is not None:
-        return ServerFailed(f"{why} (admin-url)", f"give the server's own address in {ADMIN_URL}")
+        return ServerFailed(why, f"give the server's own address in {ADMIN_URL}")
     return ServerFailed(
         why,
         f"give the server's own address in {ADMIN_URL} as well, or instead in --pgdbm-url; tests then still use the"
