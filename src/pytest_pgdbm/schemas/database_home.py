@@ -152,8 +152,8 @@ class DatabaseHome:
 
     async def _empty(self, site: Site) -> list[Holder]:
         async with site.admin.resetter() as connection:
-            pool = site.pool.application_name
-            return await visitors.end(connection, self._common.run.id, pool, idle=self._budget.idle)
+            pool, pooled = site.pool.application_name, self._common.endpoint.pooling != "none"
+            return await visitors.end(connection, self._common.run.id, pool, idle=self._budget.idle, pooled=pooled)
 
     async def _empty_if_possible(self, site: Site) -> list[Holder]:
         try:

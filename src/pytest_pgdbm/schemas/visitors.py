@@ -29,16 +29,18 @@ order by a.state_change desc
 _END = "select pg_catalog.pg_terminate_backend(pid, 5000) from pg_catalog.unnest($1::int[]) pid"
 
 
-async def end(connection: asyncpg.Connection, run: str, pool: str, *, idle: int) -> list[Holder]:
+async def end(connection: asyncpg.Connection, run: str, pool: str, *, idle: int, pooled: bool = False) -> list[Holder]:
     """Ends the connections that a test has left in this database; returns who they were.
 
     The plugin's own stay, told by what they call themselves: the run's name, or `pool` for those of the pool, of which
-    the `idle` that were used last are kept for the next test.
+    the `idle` that were used last are kept for the next test. Where the tests go through a pooler (`pooled`) names are
+    lost, and sessions that do nothing are the pooler's to keep: they end too, since who knows what they remember, but
+    are nobody's leak.
     """
     ours = (f"{PREFIX} {run} ", pool)
     foreign, own = await _look(connection, ours)
     deadline = asyncio.get_running_loop().time() + SECONDS_TO_LEAVE
-    while foreign and all(each.state == "idle" for each in foreign):
+    while foreign and not pooled and all(each.state == "idle" for each in foreign):
         if asyncio.get_running_loop().time() > deadline:
             break
         await asyncio.sleep(_PAUSE)
@@ -46,7 +48,7 @@ async def end(connection: asyncpg.Connection, run: str, pool: str, *, idle: int)
     surplus = [each for each in own if each.application == pool][idle:]
     if going := [each.pid for each in (*foreign, *surplus)]:
         await connection.execute(_END, going)
-    return list(foreign)
+    return [each for each in foreign if not (pooled and each.state == "idle")]
 
 
 async def _look(connection: asyncpg.Connection, ours: tuple[str, str]) -> tuple[Sequence[Holder], Sequence[Holder]]:
