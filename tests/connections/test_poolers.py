@@ -384,11 +384,12 @@ def test_connections_end_with_their_loop(project: Project, through: Through) -> 
     pin(str(project.url))
     test = """
         async def test_one(users_db, pgdbm_pool):
-            await users_db.fetch_value("select 1")
+            async with pgdbm_pool.acquire(), pgdbm_pool.acquire():
+                pass
 
         async def test_two(users_db, pgdbm_pool):
-            await users_db.fetch_value("select 1")
-            assert "connections end with their loop" in repr(pgdbm_pool)
+            async with pgdbm_pool.acquire(), pgdbm_pool.acquire():
+                assert "connections end with their loop: a revived connection is served by another" in repr(pgdbm_pool)
     """
     with through("transaction") as url:
         project.run(*pooled(project, url), test=test).assert_outcomes(passed=2)

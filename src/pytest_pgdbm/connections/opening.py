@@ -91,8 +91,19 @@ class Opening:
             raise self._explained(error.__cause__ or error) from None
         except pgdbm.errors.ConfigurationError as error:
             raise self._explained(error) from None
+        if self._endpoint.pooling != "none":
+            await self._try(pool)
         self._pin_as_verified(config)
         return pool
+
+    async def _try(self, pool: asyncpg.Pool) -> None:
+        # What a pooler has against these connections it says to the first of them.
+        try:
+            async with pool.acquire():
+                pass
+        except FAILURES as error:
+            pool.terminate()
+            raise self._explained(error) from None
 
     def _explained(self, error: BaseException) -> BaseException:
         return poolers.explained(error, self._endpoint, self._database)
