@@ -12,12 +12,13 @@ import getpass
 import socket
 import ssl
 from collections.abc import Collection
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import asyncpg
 
 from pytest_pgdbm.connections import cluster, guard, poolers
-from pytest_pgdbm.connections.crowd import Crowd
+from pytest_pgdbm.connections.crowd import Crowd, Wait
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
@@ -96,14 +97,14 @@ async def connect(
     A server that is full is tried again for so many seconds. Raises NoConnection then, which is a
     TooManyConnectionsError, too.
     """
-    wait = Crowd(endpoint).wait(patience)
+    named = {**_session(endpoint), "application_name": application_name, **(settings or {})}
+    return await _let_in(Crowd(endpoint).wait(patience), dsn(endpoint, database, login), server_settings=named)
+
+
+async def _let_in(wait: Wait, url: str, **more: Any) -> asyncpg.Connection:
     while True:
         try:
-            return await asyncpg.connect(
-                dsn(endpoint, database, login),
-                timeout=SECONDS_TO_CONNECT,
-                server_settings={**_session(endpoint), "application_name": application_name, **(settings or {})},
-            )
+            return await asyncpg.connect(url, timeout=SECONDS_TO_CONNECT, **more)
         except asyncpg.TooManyConnectionsError as error:
             await wait.pause(str(error))
 
@@ -212,7 +213,9 @@ async def _patiently(endpoint: Endpoint, application_name: str, patience: float)
     while True:
         try:
             if not endpoint.own:
-                return await _connect_plainly(dsn(endpoint, endpoint.database, endpoint.admin), application_name)
+                return await _connect_plainly(
+                    endpoint, dsn(endpoint, endpoint.database, endpoint.admin), application_name
+                )
             return await connect(endpoint, endpoint.database, endpoint.admin, application_name=application_name)
         except _REFUSED as error:
             late = asyncio.get_running_loop().time() > deadline
@@ -221,20 +224,16 @@ async def _patiently(endpoint: Endpoint, application_name: str, patience: float)
             await asyncio.sleep(0.02)
 
 
-async def _connect_plainly(url: str, application_name: str) -> asyncpg.Connection:
+async def _connect_plainly(endpoint: Endpoint, url: str, application_name: str) -> asyncpg.Connection:
     """A connection that a pooler will take, and that leaves no prepared statement in its sessions."""
-    return await asyncpg.connect(
-        url,
-        timeout=SECONDS_TO_CONNECT,
-        statement_cache_size=0,
-        server_settings={"application_name": application_name},
-    )
+    named = {"application_name": application_name}
+    return await _let_in(Crowd(endpoint).wait(), url, statement_cache_size=0, server_settings=named)
 
 
 async def _past_poolers(endpoint: Endpoint, connection: asyncpg.Connection, application_name: str) -> Endpoint:
     async def plainly(url: str) -> asyncpg.Connection:
         try:
-            return await _connect_plainly(url, application_name)
+            return await _connect_plainly(endpoint, url, application_name)
         except _REFUSED as error:
             raise _why(dataclasses.replace(endpoint, admin_place=""), error) from error
 
