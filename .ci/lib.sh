@@ -96,6 +96,12 @@ need_postgres() {
   packages "postgresql-$NEEDED_POSTGRES"
 }
 
+need_pgbouncer() { # the program; the service that comes with it is not to run
+  command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] && return
+  packages pgbouncer
+  ! command -v systemctl >/dev/null || systemctl disable --now pgbouncer >/dev/null 2>&1 || true
+}
+
 packages() {
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
