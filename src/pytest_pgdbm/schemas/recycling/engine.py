@@ -79,11 +79,17 @@ class Recycler:
         """
         async with self._admin.resetter() as connection:
             try:
-                pristine = await note(connection, schemas)
-                recyclable = Recyclable(self._new_name(), pristine, self._admin.losses)
-                await self._empty(connection, recyclable)
+                return await self._note(connection, schemas)
             except asyncpg.PostgresError as error:
                 raise Unrecyclable(f"the server said: {masked(str(error))}") from error
+
+    async def _note(self, connection: asyncpg.Connection, schemas: Collection[str] | None) -> Recyclable:
+        recyclable = Recyclable(self._new_name(), await note(connection, schemas), self._admin.losses)
+        try:
+            await self._empty(connection, recyclable)
+        except BaseException:
+            recyclable.pristine.close()  # files of rows
+            raise
         return recyclable
 
     async def recycle(self, recyclable: Recyclable) -> str:
