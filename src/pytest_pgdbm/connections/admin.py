@@ -7,6 +7,7 @@ held; once it is lost, what was made before is no longer this process's to touch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -138,7 +139,8 @@ class Admin:
         )
         try:
             if self._registration is not None:
-                await connection.execute(_END_LOST.format(pid=self._pid, name=quote_literal(self._application_name)))
+                if self._pid:
+                    await self._end_lost(connection)
                 await self._registration.enter(connection)
         except BaseException:
             connection.terminate()
@@ -148,6 +150,10 @@ class Admin:
         self.session += 1
         connection.add_termination_listener(self._ended)
         return connection
+
+    async def _end_lost(self, connection: asyncpg.Connection) -> None:
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(_END_LOST.format(pid=self._pid, name=quote_literal(self._application_name)))
 
     def _ended(self, connection: asyncpg.Connection) -> None:
         if connection is self._connection:
