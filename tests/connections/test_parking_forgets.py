@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keeper.runs import wait_until
 
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.parking import ParkedConnections, shelf
 
 # What is forgotten.
@@ -226,7 +227,7 @@ def test_a_server_that_crashed_and_came_back_serves_the_next_loop(plainly: Loops
     def comes_back() -> set[int] | None:
         try:
             return plainly.run(get_pids)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # it is not there, or still starting
+        except FAILURES:  # it is not there, or still starting
             return None
 
     before = plainly.run(get_pids)
