@@ -61,7 +61,9 @@ def test_many_may_make_one_at_once(workshop: Workshop) -> None:
     async def go() -> None:
         async with workshop.superuser() as one, workshop.superuser() as two, connected(workshop.url) as three:
             everyone = (one, two, three)
-            await asyncio.gather(*(extensions.make(each, ["citext", "hstore"], workshop.own) for each in everyone))
+            await asyncio.gather(
+                *(extensions.make(each, ["citext", "hstore"], workshop.own, workshop.run.id) for each in everyone)
+            )
         assert await installed(workshop) == {"citext": "public", "hstore": "public"}
 
     asyncio.run(go())
@@ -92,7 +94,7 @@ def test_one_that_cannot_be_made_is_told_in_the_servers_words(workshop: Workshop
         async with workshop.superuser() as superuser:
             await superuser.execute("drop schema public")
             with pytest.raises(BuildError) as caught:
-                await extensions.make(superuser, ["citext"], workshop.own)
+                await extensions.make(superuser, ["citext"], workshop.own, workshop.run.id)
         assert str(caught.value) == (
             "extension 'citext' is needed, and could not be made\n  the server says: schema \"public\" does not exist"
         )
