@@ -35,7 +35,7 @@ _LIMITS = """
 select current_user as role, current_database() as database, r.rolsuper as superuser,
     r.rolconnlimit as of_role, d.datconnlimit as of_database,
     pg_catalog.pg_size_bytes(current_setting('shared_buffers')) as buffers,
-    (select count(*) from pg_catalog.pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid())
+    (select count(*) from pg_catalog.pg_stat_activity where usename is not null and pid <> pg_backend_pid())
         as used,
     array(select gid::text from pg_catalog.pg_prepared_xacts where database = current_database() order by prepared)
         as prepared

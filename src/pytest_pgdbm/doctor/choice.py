@@ -11,7 +11,7 @@ from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.servers.choosing import kinds
 from pytest_pgdbm.servers.installations import Installation, choose_installation, examined
-from pytest_pgdbm.settings import Setting, Settings
+from pytest_pgdbm.settings import Settings
 
 _TITLE = "Which server a run gets"
 _SECONDS_FOR_DOCKER = 2.0

@@ -49,7 +49,7 @@ async def _rows(connection: asyncpg.Connection, endpoint: Endpoint) -> list[Row]
     facts = await advice.facts(connection)
     return [
         ("at", f"{endpoint.host}:{endpoint.port}, database {facts.database}, PostgreSQL {facts.version}"),
-        *labelled(f"role {facts.role}", await _rights(connection)),
+        *labelled("role", await _rights(connection)),
         *labelled("settings", advice.settings(facts)),
         *labelled("connections", [*advice.connections(facts), *_budget(endpoint)]),
     ]
@@ -62,7 +62,7 @@ async def _rights(connection: asyncpg.Connection) -> Iterator[str]:
 
 
 def _told_rights(row: asyncpg.Record) -> Iterator[str]:
-    yield "is a superuser" if row["superuser"] else "is no superuser"
+    yield f"{row['role']}, {'a superuser' if row['superuser'] else 'no superuser'}"
     if row["may_create"]:
         yield "may create schemas here"
     else:
