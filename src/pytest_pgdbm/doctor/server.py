@@ -15,6 +15,7 @@ from pytest_pgdbm.doctor.visit import APPLICATION, visiting
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.servers.choosing import given
 from pytest_pgdbm.settings import Settings
 
@@ -22,7 +23,7 @@ _TITLE = "The server at the URL"
 _WORKERS = (1, 4, 8)
 
 _RIGHTS = """
-select current_user as role, rolsuper as superuser, rolsuper or rolcreatedb as may_make,
+select current_user as role, current_database() as database, rolsuper as superuser, rolsuper or rolcreatedb as may_make,
     pg_catalog.has_database_privilege(current_database(), 'CREATE') as may_create,
     pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE') as may_end
 from pg_catalog.pg_roles where rolname = current_user
@@ -62,15 +63,16 @@ async def _rights(connection: asyncpg.Connection) -> Iterator[str]:
 
 
 def _told_rights(row: asyncpg.Record) -> Iterator[str]:
+    role, database = quote_ident(row["role"]), quote_ident(row["database"])
     yield f"{row['role']}, {'a superuser' if row['superuser'] else 'no superuser'}"
     if row["may_create"]:
         yield "may create schemas here"
     else:
-        yield "may not create schemas here, which every run needs: GRANT CREATE ON DATABASE … TO it"
+        yield f"may not create schemas here: GRANT CREATE ON DATABASE {database} TO {role}"
     if row["may_make"]:
         yield "may create databases"
     else:
-        yield f"may not create databases, which isolation 'database' needs: ALTER ROLE {row['role']} CREATEDB"
+        yield f"may not create databases, which isolation 'database' needs: ALTER ROLE {role} CREATEDB"
     if row["may_end"]:
         yield "may end the sessions of other roles"
     else:
@@ -83,7 +85,7 @@ def _budget(endpoint: Endpoint) -> Iterator[str]:
     for workers in _WORKERS if endpoint.version else ():
         budget, needed = Budget.of(endpoint, workers), FEWEST_CONNECTIONS * workers
         if needed > usable:
-            yield f"-n {workers} needs {needed} at least: raise what limits them, or use fewer workers"
+            yield f"-n {workers} needs {needed} at least, and {usable} are there: raise the limit, or use fewer workers"
         else:
             yield (
                 f"-n {workers} gives each worker a pool of up to {budget.pool},"
