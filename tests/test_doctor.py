@@ -31,6 +31,7 @@ from pytest_pgdbm.schemas.databases import Databases
 from pytest_pgdbm.schemas.proof import Proof, database_mark
 
 HERE = f"process {os.getpid()} on {socket.gethostname()}"
+DOCS = Path(__file__).parent.parent / "docs/how-to/clean-up.md"
 Query = Callable[..., list[asyncpg.Record]]
 
 
@@ -235,7 +236,7 @@ def test_what_a_role_lacks_is_told_with_what_mends_it(patient: Patient, workshop
         asyncio.run(make(f"grant create on database {workshop.database} to {role}"))
         code, told = narrow.doctor()
         assert code == 0
-        assert "-n 4 needs 12 at least, and 8 are there: raise the limit, or use fewer workers" in told
+        assert "-n 4 lets workers take turns: -n 2 would not, or max_connections = " in told
     finally:
         asyncio.run(make(f"revoke all on database {workshop.database} from {role}", f"drop role {role}"))
 
@@ -430,3 +431,33 @@ def test_what_could_be_better_is_told_of_each_setting() -> None:
         "max_connections = 20, of which 5 are kept for others",
         "4 in use by others now",
     ]
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the page is in the checkout only")
+def test_the_page_shows_what_the_sweep_prints(patient: Patient, workshop: Workshop) -> None:
+    shown = re.search(r"```text\n(swept: .*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown is not None
+
+    async def go() -> None:
+        async with connected(workshop.url) as connection:
+            left = await leave(connection, "3fa9c01b7e", "users", "orders")
+            await connection.execute(f"create view report as select * from {left[1]}.t")
+            made = await asyncio.to_thread(patient.part, "Made by")
+            code, swept = await asyncio.to_thread(patient.sweep)
+            assert code == 1
+            assert _lines_of(made) >= _lines_of(_shown("run         3fa9c01b7e"))
+            assert _lines_of(swept) >= _lines_of(shown[1])
+
+    asyncio.run(go())
+
+
+def _shown(start: str) -> str:
+    text = DOCS.read_text(encoding="utf-8")
+    return text[text.index(start) :].partition("```")[0]
+
+
+def _lines_of(text: str) -> set[str]:
+    return {
+        re.sub(r"process \d+ on \S+:", "process 4711 on ada:", line).replace("owner app", "owner pgdbm").strip()
+        for line in text.splitlines()
+    }

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import asyncpg
 
-from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.budget import Budget, fitting, needed
 from pytest_pgdbm.connections.failing import FAILURES
-from pytest_pgdbm.connections.login import FEWEST_CONNECTIONS, first_login
+from pytest_pgdbm.connections.login import first_login
 from pytest_pgdbm.doctor import advice, left
 from pytest_pgdbm.doctor.lines import Row, labelled, section
 from pytest_pgdbm.doctor.visit import APPLICATION, visiting
@@ -34,7 +34,7 @@ async def lines(settings: Settings) -> tuple[list[str], bool]:
     """What is found there, and whether a run would be let in."""
     endpoint, rows = given(settings), list[Row]()
     try:
-        endpoint = await first_login(endpoint, application_name=APPLICATION)
+        endpoint = await first_login(endpoint, application_name=APPLICATION, allow=settings.url_allow)
     except ServerFailed as error:
         rows = labelled("refused", [*error.why.splitlines(), f"to mend it: {error.remedy}"])
     try:
@@ -81,11 +81,13 @@ def _told_rights(row: asyncpg.Record) -> Iterator[str]:
 
 def _budget(endpoint: Endpoint) -> Iterator[str]:
     """What each worker has, by the number of workers; nothing if the server was not reached as a run does."""
-    usable = endpoint.max_connections - endpoint.reserved_connections
     for workers in _WORKERS if endpoint.version else ():
-        budget, needed = Budget.of(endpoint, workers), FEWEST_CONNECTIONS * workers
-        if needed > usable:
-            yield f"-n {workers} needs {needed} at least, and {usable} are there: raise the limit, or use fewer workers"
+        budget = Budget.of(endpoint, workers)
+        if budget.tickets:
+            yield (
+                f"-n {workers} lets workers take turns: -n {fitting(endpoint)} would not,"
+                f" or max_connections = {needed(endpoint, workers)}"
+            )
         else:
             yield (
                 f"-n {workers} gives each worker a pool of up to {budget.pool},"
