@@ -441,7 +441,7 @@ def test_the_page_shows_what_the_sweep_prints(patient: Patient, workshop: Worksh
     async def go() -> None:
         async with connected(workshop.url) as connection:
             left = await leave(connection, "3fa9c01b7e", "users", "orders")
-            await connection.execute(f"create view report as select * from {left[1]}.t")
+            await connection.execute(f"create view report as select * from {left[0]}.t")
             made = await asyncio.to_thread(patient.part, "Made by")
             code, swept = await asyncio.to_thread(patient.sweep)
             assert code == 1
