@@ -251,9 +251,11 @@ def test_a_server_that_does_not_answer_is_told_without_the_password(without_url:
     ]
     code, swept = without_url.sweep(url)
     assert code == 1
-    assert swept.splitlines()[0] == (
-        "at 127.0.0.1:1: could not be swept, [Errno 111] Connect call failed ('127.0.0.1', 1)"
-    )
+    assert swept.splitlines()[:2] == [
+        "at 127.0.0.1:1: not swept, 127.0.0.1:1 refused the connection"
+        " ([Errno 111] Connect call failed ('127.0.0.1', 1))",
+        "  to mend it: start the server, or check host and port in the URL",
+    ]
     assert "secret" not in told + swept
 
 

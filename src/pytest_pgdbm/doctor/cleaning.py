@@ -12,6 +12,7 @@ from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.doctor import here
 from pytest_pgdbm.doctor.visit import visiting
 from pytest_pgdbm.ground.endpoint import Endpoint
+from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.keeper import stale
 from pytest_pgdbm.schemas.survey import Seen, survey
@@ -43,9 +44,12 @@ async def clean_server(settings: Settings) -> tuple[list[str], bool]:
     endpoint = given(settings)
     place = f"at {endpoint.host}:{endpoint.port}"
     try:
+        endpoint = await login.first_login(endpoint, application_name=APPLICATION, allow=settings.url_allow)
         swept = await _sweep(endpoint)
         async with visiting(endpoint) as connection:
             found = await survey(connection)
+    except ServerFailed as error:
+        return [f"{place}: not swept, {error}"], False
     except FAILURES as error:
         return [f"{place}: could not be swept, {masked(str(error))}"], False
     lines = list(_told(swept, found))

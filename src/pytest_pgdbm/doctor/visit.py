@@ -1,4 +1,4 @@
-"""The doctor's own session at a URL: one in which nothing can be written, with the settings that any other has."""
+"""The doctor's own transaction at a URL: nothing can be written in it, and it has the settings that any other has."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from pytest_pgdbm.ground.endpoint import Endpoint
 
 APPLICATION = "pgdbm doctor"
 
-_READ_ONLY = "set default_transaction_read_only = on; set lock_timeout = '1s'"
+_BOUNDED = "set local lock_timeout = '1s'"
 
 
 @asynccontextmanager
 async def visiting(endpoint: Endpoint) -> AsyncIterator[asyncpg.Connection]:
-    """A session that the server itself keeps from writing, and that waits for no lock longer than a second."""
+    """A connection in a transaction that the server keeps from writing, and that waits a second for a lock at most."""
     connection = await asyncpg.connect(
         dsn(endpoint, endpoint.database, endpoint.admin),
         timeout=SECONDS_TO_CONNECT,
+        statement_cache_size=0,  # a pooler may be between, whose sessions others use afterwards
         server_settings={"application_name": APPLICATION},
     )
     try:
-        await connection.execute(_READ_ONLY)
-        yield connection
+        async with connection.transaction(readonly=True):
+            await connection.execute(_BOUNDED)
+            yield connection
     finally:
         await connection.close()

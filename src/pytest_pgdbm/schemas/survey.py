@@ -120,7 +120,8 @@ async def _kept(connection: asyncpg.Connection, ours: Sequence[Leftover]) -> dic
 
 async def _sizes(connection: asyncpg.Connection, schemas: Sequence[str]) -> dict[str, int] | None:
     with contextlib.suppress(asyncpg.LockNotAvailableError):
-        return {row["name"]: row["size"] for row in await connection.fetch(_SIZES, schemas)}
+        async with connection.transaction():
+            return {row["name"]: row["size"] for row in await connection.fetch(_SIZES, schemas)}
     return None
 
 
