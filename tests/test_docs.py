@@ -263,6 +263,7 @@ def test_the_tutorials_header_and_the_line_for_psql_are_printed_on_a_server_of_o
 def test_no_text_is_left_that_nothing_prints() -> None:
     starts = ("ERROR:", "url: database", "pgdbm: PGPASSFILE", "pgdbm: embedded", "pytest-pgdbm could not")
     starts += ("NoConnection: waited",)
+    starts += ("Made by runs of the plugin", "swept: schema")  # see test_doctor.py
     assert [block for block in of("text") if not follows_a_test(block) and not block.text.startswith(starts)] == []
 
 
@@ -321,7 +322,9 @@ def test_only_variables_and_settings_that_exist_are_named() -> None:
     for page in PROSE:
         text = page.read_text(encoding="utf-8")
         assert set(re.findall(r"\bPGDBM_\w+", text)) <= known, page
-        assert set(re.findall(r"\bpgdbm_(?!\*)\w+(?!\w|[_*<])", text)) <= dests | fixtures | {"pgdbm_"}, page
+        assert set(re.findall(r"\bpgdbm_(?!\*|[0-9a-f]{10}_)\w+(?!\w|[_*<])", text)) <= dests | fixtures | {"pgdbm_"}, (
+            page
+        )
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
@@ -364,7 +367,11 @@ def test_the_reference_has_every_option_in_all_spellings(option) -> None:
 
 def test_the_reference_has_no_option_that_is_gone() -> None:
     text = (DOCS / "reference" / "options.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"--pgdbm-[\w-]+", text)) == {option.flag for option in OPTIONS} | {"--pgdbm-kept"}
+    assert set(re.findall(r"--pgdbm-[\w-]+", text)) == {option.flag for option in OPTIONS} | {
+        "--pgdbm-kept",
+        "--pgdbm-doctor",
+        "--pgdbm-sweep",
+    }
 
 
 def test_the_reference_has_every_fixture_with_its_scope(pytester: pytest.Pytester) -> None:

@@ -23,6 +23,7 @@ FLOORS = {
     "services.service": VALUES,
     "services.declarations": VALUES,
     "leasing.sets": VALUES,
+    "doctor": POLICY,
     "report": POLICY,
     "services": HANDS,
     "servers.choosing": POLICY,

@@ -42,20 +42,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--pgdbm-kept", choices=("list", "stop"), help="show the servers that --pgdbm-keep-alive has kept, or stop them"
     )
+    group.addoption(
+        "--pgdbm-doctor", action="store_true", help="show servers, rights, settings, caches and what runs have left"
+    )
+    group.addoption("--pgdbm-sweep", action="store_true", help="drop what dead runs have left")
     services_help = "services, a line each: name = folder of its migrations"
     parser.addini("pgdbm_services", services_help, type="linelist", default=[])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Shows or stops the kept servers, and runs no test."""
-    if config.option.pgdbm_kept is None:
-        return None
-    from pytest_pgdbm.servers import keeping
-
-    told = keeping.stop(os.environ) if config.option.pgdbm_kept == "stop" else keeping.listed(os.environ)
-    print("\n".join(told))
-    return 0
+    """Shows or ends what there is beside a run, and runs no test."""
+    if config.option.pgdbm_kept is not None:
+        return _kept(config)
+    if config.option.pgdbm_doctor or config.option.pgdbm_sweep:
+        return _doctor(config)
+    return None
 
 
 @pytest.hookimpl(trylast=True)
@@ -190,6 +192,26 @@ class _Controller:
             from pytest_pgdbm import keeper
 
             keeper.leave_run(run)
+
+
+def _kept(config: pytest.Config) -> int:
+    from pytest_pgdbm.servers import keeping
+
+    told = keeping.stop(os.environ) if config.option.pgdbm_kept == "stop" else keeping.listed(os.environ)
+    print("\n".join(told))
+    return 0
+
+
+def _doctor(config: pytest.Config) -> int:
+    from pytest_pgdbm import doctor
+
+    try:
+        chosen = _settings(config)
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    told, well = doctor.sweep(chosen) if config.option.pgdbm_sweep else doctor.examine(chosen)
+    print("\n".join(told))
+    return 0 if well else 1
 
 
 def _told(config: pytest.Config) -> report.Told:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import socket
 
 import pytest
 from databases import connected
@@ -61,7 +63,9 @@ def test_many_may_make_one_at_once(workshop: Workshop) -> None:
     async def go() -> None:
         async with workshop.superuser() as one, workshop.superuser() as two, connected(workshop.url) as three:
             everyone = (one, two, three)
-            await asyncio.gather(*(extensions.make(each, ["citext", "hstore"], workshop.own) for each in everyone))
+            await asyncio.gather(
+                *(extensions.make(each, ["citext", "hstore"], workshop.own, workshop.run.id) for each in everyone)
+            )
         assert await installed(workshop) == {"citext": "public", "hstore": "public"}
 
     asyncio.run(go())
@@ -92,7 +96,7 @@ def test_one_that_cannot_be_made_is_told_in_the_servers_words(workshop: Workshop
         async with workshop.superuser() as superuser:
             await superuser.execute("drop schema public")
             with pytest.raises(BuildError) as caught:
-                await extensions.make(superuser, ["citext"], workshop.own)
+                await extensions.make(superuser, ["citext"], workshop.own, workshop.run.id)
         assert str(caught.value) == (
             "extension 'citext' is needed, and could not be made\n  the server says: schema \"public\" does not exist"
         )
@@ -132,6 +136,27 @@ def test_without_a_folder_to_name_the_server_is_named(workshop: Workshop) -> Non
         container = dataclasses.replace(workshop.own, kind="container", sharedir=None)
         async with workshop.superuser() as superuser:
             with pytest.raises(BuildError, match=r"on the server \(container, PostgreSQL [\d.]+\)\n"):
-                await extensions.make(superuser, ["no_such_thing"], container)
+                await extensions.make(superuser, ["no_such_thing"], container, workshop.run.id)
+
+    asyncio.run(go())
+
+
+def test_those_made_at_a_url_keep_their_description_and_say_who_made_them(workshop: Workshop) -> None:
+    async def go() -> None:
+        async with workshop.superuser() as connection:
+            await connection.execute("create extension hstore")
+            endpoint = await workshop.by_url(workshop.url)
+            await extensions.make(connection, ["earthdistance", "hstore"], endpoint, workshop.run.id)
+            made = await extensions.find_made(connection)
+            assert [each.name for each in made] == ["cube", "earthdistance"]
+            origin = f"run {workshop.run.id}, process {os.getpid()} on {socket.gethostname()}"
+            assert {each.origin for each in made} == {origin}
+            said = await connection.fetchval(
+                "select obj_description(oid, 'pg_extension') from pg_extension where extname = 'earthdistance'"
+            )
+            own = "calculate great-circle distances on the surface of the Earth"
+            assert said == f"{own}; made by pytest-pgdbm, {origin}"
+            await connection.execute("comment on extension cube is 'mine; made by pytest-pgdbm'")
+            assert [each.name for each in await extensions.find_made(connection)] == ["earthdistance"]
 
     asyncio.run(go())

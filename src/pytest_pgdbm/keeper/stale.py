@@ -91,6 +91,21 @@ def sweep(parent: Path, mine: Path | None = None) -> None:
                 _sweep(other)
 
 
+def abandoned(parent: Path) -> list[Path]:
+    """The folders that `sweep` would clear; nothing is changed."""
+    found = sorted(parent.glob(f"pgdbm-{folders.user()}-*"))
+    return [other for other in found if folders.is_ours(other) and _is_abandoned(other)]
+
+
+def _is_abandoned(other: Path) -> bool:
+    match = folders.NAME.fullmatch(other.name)
+    if match is not None and match["ended"]:
+        return True
+    with contextlib.suppress(OSError):  # it is just being removed
+        return not _is_held(other) and _is_provably_a_run(other)
+    return False
+
+
 def _sweep(other: Path) -> None:
     match = folders.NAME.fullmatch(other.name)
     if match is not None and match["ended"]:

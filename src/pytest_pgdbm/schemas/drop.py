@@ -76,7 +76,7 @@ async def drop(
         comments = await connection.fetch(_COMMENTS, list(schemas))
         proved = [row["schema"] for row in comments if proof.holds(row["schema"], row["comment"])]
         unproved = [row["schema"] for row in comments if row["schema"] not in proved]
-        hung_on = await _hung_on(connection, proved)
+        hung_on = await find_hung_on(connection, proved)
         going = [schema for schema in proved if schema not in {kept.name for kept in hung_on}]
         if going:
             await connection.execute(f"drop schema {', '.join(map(quote_ident, going))} cascade")
@@ -95,7 +95,7 @@ async def thin_out(connection: asyncpg.Connection, schema: str, proof: Proof, *,
             comments = await connection.fetch(_COMMENTS, [schema])
             proved = all(proof.holds(row["schema"], row["comment"]) for row in comments)
             tables = await connection.fetch(_TABLES, schema)
-            if not tables or not proved or await _hung_on(connection, [schema]):
+            if not tables or not proved or await find_hung_on(connection, [schema]):
                 return
             names = ", ".join(f"{quote_ident(schema)}.{quote_ident(row['name'])}" for row in tables)
             await connection.execute(f"drop table {names} cascade")
@@ -127,8 +127,8 @@ async def mark(connection: asyncpg.Connection, kept: Sequence[Kept]) -> None:
         await connection.execute(f"comment on schema {quote_ident(each.name)} is {text}")
 
 
-async def _hung_on(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Kept]:
-    """Which of these schemas must stay. Once one stays, another may have to that it depends on."""
+async def find_hung_on(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[Kept]:
+    """Which of these schemas must stay, and why. Once one stays, another may have to that it depends on."""
     foreign: dict[str, list[str]] = {}
     going = list(schemas)
     while going and await connection.fetchval(_HANGS, going):

@@ -7,12 +7,30 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.names import parse_database, parse_schema
 
 _COMMENT = re.compile(
-    r"pytest-pgdbm (?P<kind>schema|database) of run (?P<run>[0-9a-f]{10}), process \d+ on \S+, services? .*", re.DOTALL
+    r"pytest-pgdbm (?P<kind>schema|database) of run (?P<run>[0-9a-f]{10}),"
+    r" process (?P<process>\d+) on (?P<host>\S+), services? .*",
+    re.DOTALL,
 )
+
+
+class Said(NamedTuple):
+    """What a comment of the plugin's says: of a `schema` or a `database`, by which process of which run and host."""
+
+    kind: str
+    run: str
+    process: int
+    host: str
+
+
+def read(comment: str | None) -> Said | None:
+    """What the comment says; None if it is not one of the plugin's."""
+    match = _COMMENT.fullmatch(comment or "")
+    return None if match is None else Said(match["kind"], match["run"], int(match["process"]), match["host"])
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,12 @@ class Proof:
         return name is not None and name.run == self.run and mark == database_mark(home) and (said or comment is None)
 
     def _origin(self) -> str:
-        return f"run {self.run}, process {os.getpid()} on {socket.gethostname()}"
+        return origin(self.run)
+
+
+def origin(run: str) -> str:
+    """Who makes something now, as all comments say it."""
+    return f"run {run}, process {os.getpid()} on {socket.gethostname()}"
 
 
 def database_mark(home: int) -> int:
@@ -66,5 +89,5 @@ def made_by_a_run(schema: str, comment: str | None) -> bool:
 
 
 def _run_said(kind: str, comment: str | None) -> str | None:
-    said = _COMMENT.fullmatch(comment or "")
-    return said["run"] if said is not None and said["kind"] == kind else None
+    said = read(comment)
+    return said.run if said is not None and said.kind == kind else None

@@ -187,7 +187,7 @@ class Site:
         wanted = self._common.extensions.union(*(member.extensions for member in plan.members)) - self._made
         if wanted:
             async with self.admin.administrator() as connection, self._noted(connection):
-                await extensions.make(connection, wanted, self._common.endpoint)
+                await extensions.make(connection, wanted, self._common.endpoint, self._common.run.id)
             self._made |= wanted
 
     def _noted(self, connection: asyncpg.Connection) -> AbstractAsyncContextManager[None]:

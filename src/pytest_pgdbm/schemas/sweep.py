@@ -31,11 +31,15 @@ SECONDS_TO_LOCK = 0.2
 
 @dataclass
 class Swept:
-    """What was dropped, what had to stay and why, and which runs are alive."""
+    """What was dropped, what had to stay and why, and which runs are alive.
+
+    `elsewhere` is whether somebody else sweeps, to whom all was left.
+    """
 
     dropped: list[Leftover] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     alive: set[str] = field(default_factory=set)
+    elsewhere: bool = False
 
 
 async def sweep(connection: asyncpg.Connection, *, run: str = "", worker: str = "") -> Swept:
@@ -45,6 +49,7 @@ async def sweep(connection: asyncpg.Connection, *, run: str = "", worker: str = 
     """
     swept = Swept()
     async with _held(connection, locks.SWEEPING) as mine:
+        swept.elsewhere = not mine
         for owner in dict.fromkeys(_owner(each, run) for each in await find(connection)) if mine else ():
             if owner != (run, worker):
                 await _sweep_if_dead(connection, owner, swept)

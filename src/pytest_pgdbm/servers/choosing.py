@@ -37,18 +37,19 @@ class Choice:
     run: Run
     extensions: Collection[str]
 
-    def kinds(self) -> Iterator[ServerKind]:
-        """The ways to try, in order."""
-        asked = self.settings.server.value
-        if asked != "auto":
-            yield asked
-        elif self.settings.url.value is not None:
-            yield "url"
-        elif self.settings.server_bin.value is not None:
-            yield "embedded"  # who names the programs does not want others
-        else:
-            yield "embedded"
-            yield "container"
+
+def kinds(settings: Settings) -> Iterator[ServerKind]:
+    """The ways to try, in order."""
+    asked = settings.server.value
+    if asked != "auto":
+        yield asked
+    elif settings.url.value is not None:
+        yield "url"
+    elif settings.server_bin.value is not None:
+        yield "embedded"  # who names the programs does not want others
+    else:
+        yield "embedded"
+        yield "container"
 
 
 def get_server(choice: Choice, holding: Holding, log_in: LogIn, meanwhile: Callable[[], None]) -> Endpoint:
@@ -59,7 +60,7 @@ def get_server(choice: Choice, holding: Holding, log_in: LogIn, meanwhile: Calla
     """
     attempts: list[Attempt] = []
     remedies: list[str] = []
-    for kind in choice.kinds():
+    for kind in kinds(choice.settings):
         try:
             return _get(kind, choice, holding, log_in, meanwhile)
         except ServerFailed as error:
@@ -70,7 +71,7 @@ def get_server(choice: Choice, holding: Holding, log_in: LogIn, meanwhile: Calla
 
 def _get(kind: ServerKind, choice: Choice, holding: Holding, log_in: LogIn, meanwhile: Callable[[], None]) -> Endpoint:
     if kind == "url":
-        return _checked(log_in(_given(choice), PATIENCE[kind]), choice)
+        return _checked(log_in(given(choice.settings), PATIENCE[kind]), choice)
     job, endpoint = _embedded(choice) if kind == "embedded" else _container(choice)
     kept = kept_server(job, choice.run, choice.settings) if kind == "embedded" else None
     found = _again(kept, choice, log_in) if kept is not None else None
@@ -112,8 +113,9 @@ def _checked(endpoint: Endpoint, choice: Choice) -> Endpoint:
     )
 
 
-def _given(choice: Choice) -> Endpoint:
-    url, admin_url = choice.settings.url.value, choice.settings.admin_url.value
+def given(settings: Settings) -> Endpoint:
+    """What the URLs say of their server, before the first login."""
+    url, admin_url = settings.url.value, settings.admin_url.value
     assert url is not None
     login, host, port = _first_address(url)
     endpoint = Endpoint(
@@ -124,7 +126,7 @@ def _given(choice: Choice) -> Endpoint:
         database=unquote(urlsplit(str(url)).path.lstrip("/")),
         login=login,
         admin=login,
-        why=choice.settings.url.source,
+        why=settings.url.source,
         url=str(url),
     )
     if admin_url is None:

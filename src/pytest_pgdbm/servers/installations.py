@@ -87,7 +87,7 @@ def find_installations(server_bin: str | None = None) -> Iterator[Installation]:
     if server_bin is not None:
         yield _named(server_bin)
         return
-    yield from (found for found in _examined() if isinstance(found, Installation))
+    yield from (found for found in examined() if isinstance(found, Installation))
 
 
 def choose_installation(
@@ -103,7 +103,7 @@ def choose_installation(
             f"the server version {server_version!r} is neither a major version such as '16'"
             " nor a full one such as '16.4'"
         )
-    found = _examined() if server_bin is None else (_named(server_bin),)
+    found = examined() if server_bin is None else (_named(server_bin),)
     chosen, refused = _chosen(found, server_version, frozenset(extensions))
     if chosen is None:
         raise _nothing(refused, server_version, looked=server_bin is None)
@@ -160,7 +160,7 @@ def _named(server_bin: str) -> Installation:
     return found
 
 
-def _examined() -> Iterator[Installation | str]:
+def examined() -> Iterator[Installation | str]:
     """Every candidate once: an installation, or why it is none."""
     seen: set[Path] = set()
     for origin in (_wheels, _pg_config, _path):
