@@ -15,7 +15,7 @@ from databases import drop_database, execute
 
 from pytest_pgdbm import PgdbmServer
 
-pytest_plugins = ["pytester", "workshop", "connections.loops", "scenes", "deaths.scene"]
+pytest_plugins = ["pytester", "workshop", "connections.loops", "scenes", "deaths.scene", "deaths.servers"]
 
 _numbers = itertools.count()
 

@@ -303,7 +303,12 @@ class Session:
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="admin")
         registration = Registration(self.run.id, self.run.worker)
         return partial(
-            Admin, self._get_endpoint(), application_name=application, path=self._pinned, registration=registration
+            Admin,
+            self._get_endpoint(),
+            application_name=application,
+            path=self._pinned,
+            registration=registration,
+            died=lambda: self._holding.server_death(),
         )
 
     @cached_property

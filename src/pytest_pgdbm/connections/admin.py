@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.contact import Contact
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
@@ -44,7 +45,7 @@ where pid = {pid} and application_name = {name} and usename = current_user
 class Admin:
     """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost.
 
-    With a `registration` it shows that the process lives.
+    With a `registration` it shows that the process lives. `died` tells how the server ended, where that is known.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Admin:
         application_name: str,
         path: str | None,
         registration: Registration | None = None,
+        died: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._endpoint = endpoint
         self._database = database
@@ -64,6 +66,7 @@ class Admin:
         self._registration = registration
         self._pid = 0
         self._turn = asyncio.Lock()
+        self._contact = Contact(self._log_in, f"{endpoint.host}:{endpoint.port}", died)
         self._resetting = False
         self.session = 0
         """Another number once what was temporary in the session is gone."""
@@ -78,7 +81,7 @@ class Admin:
 
         That needs a superuser; for any other role its triggers and foreign keys work as ever.
         """
-        async with self._turn:
+        async with self._turn, self._contact.watching(lambda: self._connection):
             connection = await self._opened()
             if not self._resetting:
                 superuser = connection.get_settings().is_superuser == "on"
@@ -90,7 +93,7 @@ class Admin:
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role that administers: a superuser on servers of our own."""
-        async with self._turn:
+        async with self._turn, self._contact.watching(lambda: self._connection):
             connection = await self._plain()
             with _closed_if_broken(connection):
                 yield connection
@@ -98,7 +101,7 @@ class Admin:
     @asynccontextmanager
     async def tester(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role of tests and migrations, whose session state is cleaned afterwards."""
-        async with self._turn:
+        async with self._turn, self._contact.watching(lambda: self._connection):
             connection = await self._plain()
             if self._endpoint.login != self._endpoint.admin:
                 role = quote_ident(self._endpoint.login.user)
@@ -109,6 +112,11 @@ class Admin:
                 await _finished(self._clean(connection, failed=True))
                 raise
             await _finished(self._clean(connection, failed=False))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None and not self._connection.is_closed()
 
     async def close(self) -> None:
         """Closes the connection; nothing happens the second time."""
@@ -129,13 +137,7 @@ class Admin:
         return self._connection
 
     async def _connect(self) -> asyncpg.Connection:
-        connection = await login.connect(
-            self._endpoint,
-            self._database,
-            self._endpoint.admin,
-            application_name=self._application_name,
-            settings=self._settings,
-        )
+        connection = await self._contact.connect()
         try:
             if self._registration is not None:
                 await connection.execute(_END_LOST.format(pid=self._pid, name=quote_literal(self._application_name)))
@@ -148,6 +150,15 @@ class Admin:
         self.session += 1
         connection.add_termination_listener(self._ended)
         return connection
+
+    async def _log_in(self) -> asyncpg.Connection:
+        return await login.connect(
+            self._endpoint,
+            self._database,
+            self._endpoint.admin,
+            application_name=self._application_name,
+            settings=self._settings,
+        )
 
     def _ended(self, connection: asyncpg.Connection) -> None:
         if connection is self._connection:
