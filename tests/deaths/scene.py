@@ -166,12 +166,12 @@ class Scene:
         assert runs
         return left_of_runs(runs, self.tmp) + (left_at(self.project.url, runs) if self.project.url else [])
 
-    def nothing_is_left(self, *spared: str) -> None:
-        """Waits until nothing is left but `spared`; at a URL the next run may have to sweep before."""
+    def nothing_is_left(self) -> None:
+        """Waits until nothing is left; at a URL the next run may have to sweep before."""
         if self.project.url and self.left():
             output = self.run(test=AFTER)
             assert counted(output) == {"passed": 1}, output
-        eventually(lambda: self.left() == list(spared), SECONDS_TO_VANISH, what=lambda: "\n".join(self.left()))
+        eventually(lambda: self.left() == [], SECONDS_TO_VANISH, what=lambda: "\n".join(self.left()))
 
     def close(self) -> None:
         """Ends the run if it still goes on."""

@@ -7,6 +7,7 @@ held; once it is lost, what was made before is no longer this process's to touch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
+
+SECONDS_TO_CLOSE = 2.0
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
 _CLEAN = """
@@ -119,10 +122,11 @@ class Admin:
         return self._connection is not None and not self._connection.is_closed()
 
     async def close(self) -> None:
-        """Closes the connection; nothing happens the second time."""
+        """Closes the connection, in two seconds at most; nothing happens the second time."""
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
-            await connection.close()
+            with contextlib.suppress(*FAILURES):  # a server that hangs does not close it
+                await connection.close(timeout=SECONDS_TO_CLOSE)
 
     async def _plain(self) -> asyncpg.Connection:
         connection = await self._opened()
