@@ -76,7 +76,7 @@ def test_a_child_that_outlives_the_run_keeps_nothing(dying: Scene) -> None:
 @pytest.mark.parametrize("where", ["embedded", "url"])
 def test_a_child_that_outlives_a_killed_run_keeps_nothing(dying: Scene) -> None:
     hangs = OUTLIVES.replace("async def test_forks(users_db)", "async def test_forks(users_db, hang)") + "    hang()\n"
-    dying.start(test=FORKS + BEFORE + hangs)
+    dying.start(test=FORKS + hangs)
     dying.hanging()
     child = child_of(dying)
     try:

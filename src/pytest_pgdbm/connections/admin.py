@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -127,6 +128,15 @@ class Admin:
         if connection is not None and not connection.is_closed():
             with contextlib.suppress(*FAILURES):  # a server that hangs does not close it
                 await connection.close(timeout=SECONDS_TO_CLOSE)
+
+    def let_go(self) -> None:
+        """In a forked child: the connection is the parent's alone, and ends with it."""
+        # The socket, which asyncpg does not give away; without it the locks would be held while the child lives.
+        transport = getattr(self._connection, "_transport", None)
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            nowhere, held = os.open(os.devnull, os.O_RDWR), transport.get_extra_info("socket").fileno()  # type: ignore[union-attr]
+            os.dup2(nowhere, held, inheritable=False)
+            os.close(nowhere)
 
     async def _plain(self) -> asyncpg.Connection:
         connection = await self._opened()
