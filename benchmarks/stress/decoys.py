@@ -13,7 +13,8 @@ _MAKE = """
 create schema pgdbm; create schema pgdbm_notes;
 create schema pgdbm_0123456789_main_1_things;
 create schema pgdbm_0123456789_main_2_things;
-comment on schema pgdbm_0123456789_main_2_things is 'pytest-pgdbm schema of run 9876543210, process 1 on it, service ''x''';
+comment on schema pgdbm_0123456789_main_2_things is
+    'pytest-pgdbm schema of run 9876543210, process 1 on it, service ''x''';
 create schema "pgdbm_0123456789_main_3_Things";
 comment on schema "pgdbm_0123456789_main_3_Things" is 'keep';
 create schema test_0123456789; create schema pytest_pgdbm;

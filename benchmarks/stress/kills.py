@@ -23,8 +23,8 @@ _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 class Outcome:
     """What came of runs that were killed.
 
-    `left` of each kind of thing after the sweep, with names; `harmed` is what the run printed that lived all the time, if
-    it did not end well.
+    `left` of each kind of thing after the sweep, with names; `harmed` is what the run printed that lived all the time,
+    if it did not end well.
     """
 
     runs: int
@@ -44,7 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this kind."""
     parser.add_argument("--runs", type=int, default=1000, metavar="N", help="half of them at a URL; default: 1000")
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="default: 2")
-    parser.add_argument("--seed", type=int, default=None, metavar="N", help="of the moments; default: another each time")
+    parser.add_argument(
+        "--seed", type=int, default=None, metavar="N", help="of the moments; default: another each time"
+    )
 
 
 def run(chosen: argparse.Namespace) -> tuple[list[str], bool]:
@@ -54,7 +56,7 @@ def run(chosen: argparse.Namespace) -> tuple[list[str], bool]:
     lines = [f"{name} left: {each}" for name in names for each in outcome.left[name]]
     lines += [outcome.harmed] if outcome.harmed else []
     lines += [
-        f"| runs | ended before | {' | '.join(f'{name} left' for name in names)} | decoys changed | live runs harmed | s |",
+        f"| runs | ended before | {' | '.join(f'{name} left' for name in names)} | decoys changed | live harmed | s |",
         "|" + "--:|" * (len(names) + 5),
         f"| {outcome.runs} | {outcome.ended} | {' | '.join(str(len(outcome.left[name])) for name in names)}"
         f" | {outcome.decoys_changed:d} | {bool(outcome.harmed):d} | {outcome.seconds:.0f} |",
@@ -84,7 +86,9 @@ def stressed(runs: int, at_once: int = 2, seed: int | None = None) -> Outcome:
             _timed(project, None)
             (live.folder / "stop").touch()
             well = alive.wait(60) == 0 and live.foreign == 0 and project.foreign == 0
-            harmed = "" if well else (live.folder / "output").read_text(errors="replace")[-8000:] or "it saw rows of others"
+            harmed = (
+                "" if well else (live.folder / "output").read_text(errors="replace")[-8000:] or "it saw rows of others"
+            )
         finally:
             kill(alive)
         left = _left(project, server.url)

@@ -95,7 +95,7 @@ class Project:
         """A run in a process group of its own."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PYTEST"))}
         where = {} if url is None else {"PGDBM_URL": url}
-        with open(self.folder / "output", "ab") as output:
+        with (self.folder / "output").open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *args],
                 cwd=self.folder,

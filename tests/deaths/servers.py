@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import asyncpg
 import psutil
 import pytest
 from conftest import Project
-from databases import execute
+from databases import connected, execute
 from deaths.scene import Scene, scene_of
 from keeper.runs import a_job, a_run
 
@@ -60,6 +60,22 @@ class Cluster(EmbeddedServer):
     def ask(self, query: str) -> list[asyncpg.Record]:
         """What the query gives the superuser in the runs' database."""
         return asyncio.run(_asked(self.boss, query))
+
+    def holding(self, statement: str, act: Callable[[], object]) -> None:
+        """Acts while a transaction of the superuser holds what the statement has locked."""
+
+        async def go() -> None:
+            async with connected(self.boss) as connection:
+                await connection.execute(f"begin; {statement}")
+                await asyncio.to_thread(act)
+                await connection.execute("rollback")
+
+        asyncio.run(go())
+
+    @property
+    def data(self) -> Path:
+        """Where its data lies."""
+        return Path(self._command[0].data)
 
     def crash(self) -> None:
         """Kills the server, all of its processes at once."""

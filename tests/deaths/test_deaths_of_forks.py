@@ -90,7 +90,9 @@ def test_a_child_that_outlives_a_killed_run_keeps_nothing(dying: Scene) -> None:
 @pytest.mark.parametrize("kind", ["", "async "], ids=["plain", "in a loop"])
 @pytest.mark.parametrize("exits", ["os._exit(0)", "sys.exit(0)", "raise RuntimeError('in the child')"])
 def test_a_child_that_ends(own_dying: Scene, exits: str, kind: str) -> None:
-    output = own_dying.run("-p", "no:warnings", test=FORKS + BEFORE + ENDS.format(kind=kind, exit=exits) + AFTER + STILL_THERE)
+    output = own_dying.run(
+        "-p", "no:warnings", test=FORKS + BEFORE + ENDS.format(kind=kind, exit=exits) + AFTER + STILL_THERE
+    )
     assert own_dying.status == 0, output
     assert counted(output) == {"passed": 4}, output
     own_dying.nothing_is_left()

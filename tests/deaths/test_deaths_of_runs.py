@@ -96,6 +96,7 @@ def act(*numbers: int) -> Callable[[Scene], None]:
     return go
 
 
+NOTHING = act()
 EMBEDDED, URL = "embedded", "url"
 
 
@@ -103,15 +104,15 @@ EMBEDDED, URL = "embedded", "url"
 class Death:
     """A way to end a run.
 
-    `test` is what its tests are after one that passes and before one that does. `says` are lines of the output, `counts`
-    what pytest has counted; a run whose process is killed says and counts nothing. `where` it is done: where the end of
-    a run has to do with the server, on both kinds.
+    `test` is what its tests are after one that passes and before one that does. `says` are lines of the output,
+    `counts` what pytest has counted; a run whose process is killed says and counts nothing. `where` it is done: where
+    the end of a run has to do with the server, on both kinds.
     """
 
     name: str
     test: str
     args: tuple[str, ...] = ()
-    act: Callable[[Scene], None] = act()
+    act: Callable[[Scene], None] = NOTHING
     status: int = 0
     says: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -162,7 +163,14 @@ DEATHS = (
     Death("-x", FAILS, ("-x",), status=1, says=("!* stopping after 1 failures !*",), counts={"passed": 1, "failed": 1}),
     Death("--maxfail", FAILS, ("--maxfail=1", *EACH), status=2, says=("!* stopping after 1 failures !*",)),
     Death("pytest.exit", EXITS, status=2, says=("!* _pytest.outcomes.Exit: enough of this !*",), counts={"passed": 1}),
-    Death("pytest.exit, two workers", EXITS, EACH, status=2, says=("!* received keyboard-interrupt !*",), where=(EMBEDDED,)),
+    Death(
+        "pytest.exit, two workers",
+        EXITS,
+        EACH,
+        status=2,
+        says=("!* received keyboard-interrupt !*",),
+        where=(EMBEDDED,),
+    ),
     *(
         Death(f"pytest-timeout by signal, {when}", timed(test, "signal"), (), act(), 1, (TIMED_OUT,), counts, where)
         for when, test, counts, where in (

@@ -1,15 +1,14 @@
-"""Whatever becomes of the server: the run ends in bounded time and says why, and tests go on where there is a server."""
+"""Whatever becomes of the server: the run ends in bounded time and says why; tests go on where there is one."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 import psutil
 import pytest
-from deaths.scene import AFTER, BEFORE, Scene, counted, eventually
+from deaths.scene import AFTER, BEFORE, HANGS, Scene, counted, eventually
 from deaths.servers import Cluster
 
 WAITS = """
@@ -109,9 +108,7 @@ def test_connections_of_the_plugin_that_are_ended_cost_the_running_test_only(
 def test_a_backend_that_crashes_takes_all_connections_along_and_later_tests_go_on(
     at_cluster: Scene, cluster: Cluster
 ) -> None:
-    output = meanwhile(
-        at_cluster, lambda: os.kill(backend_of(cluster, "pool"), signal.SIGKILL), BEFORE + WAITS + AFTER
-    )
+    output = meanwhile(at_cluster, lambda: os.kill(backend_of(cluster, "pool"), signal.SIGKILL), BEFORE + WAITS + AFTER)
     says(output, LOST)
     assert counted(output) == {"passed": 2, "failed": 1, "error": 1}, output
     at_cluster.nothing_is_left()
@@ -176,3 +173,35 @@ def test_a_backend_of_the_runs_own_server_that_crashes_costs_the_running_test_on
     says(output, LOST)
     assert counted(output) == {"passed": 2, "failed": 1, "error": 1}, output
     own_dying.nothing_is_left()
+
+
+def test_the_plugins_first_connection_that_is_ended_is_told(at_cluster: Scene, cluster: Cluster) -> None:
+    cluster.holding(
+        "set allow_system_table_mods = on; alter view pg_catalog.pg_roles set (security_barrier = false)",
+        lambda: _end_set_up(at_cluster, cluster),
+    )
+    output = at_cluster.end()
+    says(output, "*ended the connection: *terminating connection due to administrator command")
+    assert counted(output) == {"error": 2}, output
+    at_cluster.nothing_is_left()
+
+
+def _end_set_up(scene: Scene, cluster: Cluster) -> None:
+    scene.start(test=BEFORE + AFTER)
+    cluster.ask(f"select pg_terminate_backend({backend_of(cluster, 'set-up')}, 5000)")
+
+
+def test_a_sweep_whose_connection_is_ended_is_left_to_the_next_run(at_cluster: Scene, cluster: Cluster) -> None:
+    at_cluster.start(test=BEFORE + HANGS)
+    at_cluster.hanging()
+    at_cluster.kill_all()
+    (schema,) = (row[0] for row in cluster.ask("select nspname from pg_namespace where nspname ~ 'pgdbm.*users$'"))
+    cluster.holding(f"lock table {schema}.users", lambda: _end_sweep(at_cluster, cluster))
+    output = at_cluster.end()
+    assert counted(output) == {"passed": 1}, output
+    at_cluster.nothing_is_left()
+
+
+def _end_sweep(scene: Scene, cluster: Cluster) -> None:
+    scene.start(test=AFTER)
+    cluster.ask(f"select pg_terminate_backend({backend_of(cluster, 'sweep')}, 5000)")
