@@ -15,7 +15,15 @@ from databases import drop_database, execute
 
 from pytest_pgdbm import PgdbmServer
 
-pytest_plugins = ["pytester", "workshop", "connections.loops", "scenes", "connections.bouncers"]
+pytest_plugins = [
+    "pytester",
+    "workshop",
+    "connections.loops",
+    "scenes",
+    "connections.bouncers",
+    "deaths.scene",
+    "deaths.servers",
+]
 
 _numbers = itertools.count()
 

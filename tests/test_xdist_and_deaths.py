@@ -1,4 +1,4 @@
-"""One server for a whole run, and nothing left of it however it ends: real runs, really killed."""
+"""One server for a whole run, for all its workers; `tests/deaths` has the ways in which runs end."""
 
 from __future__ import annotations
 
@@ -179,15 +179,6 @@ def test_a_killed_worker_costs_its_test_only_and_its_replacement_joins(scene: Sc
     assert scene.left() == []
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_nothing_is_left_ten_seconds_after_everything_was_killed(scene: Scene, workers: str) -> None:
-    scene.start("-n", workers, test=HANGS)
-    eventually(lambda: scene.signs("hangs-*"))
-    assert scene.left() != []
-    scene.kill_all()
-    eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
-
-
 def test_the_server_stays_while_the_controller_lives_and_goes_with_it(scene: Scene) -> None:
     scene.start("-n", "2", test=HANGS)
     eventually(lambda: scene.signs("hangs-*"))
@@ -196,33 +187,6 @@ def test_the_server_stays_while_the_controller_lives_and_goes_with_it(scene: Sce
     for path in scene.signs("hangs-*"):
         os.kill(int(path.name.split("-")[1]), signal.SIGKILL)
     eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_an_interrupted_run_leaves_nothing(scene: Scene, number: int, workers: str) -> None:
-    scene.start("-n", workers, test=HANGS)
-    eventually(lambda: scene.signs("hangs-*"))
-    assert scene.process is not None
-    os.killpg(scene.process.pid, number)
-    scene.end()
-    eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
-
-
-@pytest.mark.parametrize("args", [["-x"], ["--maxfail=1", "-n", "2"]], ids=["-x", "--maxfail under xdist"])
-def test_a_run_that_stops_early_leaves_nothing(scene: Scene, args: list[str]) -> None:
-    scene.start(
-        *args,
-        test="""
-        import pytest
-
-        @pytest.mark.parametrize("n", range(6))
-        async def test_it(users_db, n):
-            assert n < 1
-        """,
-    )
-    assert "failed" in scene.end()
-    assert scene.left() == []
 
 
 def test_two_runs_at_once_never_meet(scene: Scene, pytester: pytest.Pytester) -> None:

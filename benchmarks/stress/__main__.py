@@ -7,9 +7,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from benchmarks.stress import connections
+from benchmarks.stress import connections, kills, overlap
 
-KINDS = (connections,)
+KINDS = (connections, kills, overlap)
 """Modules with `NAME`, `add_options(parser)` and `run(chosen)`, which returns lines and whether all went well."""
 
 

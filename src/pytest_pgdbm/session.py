@@ -5,7 +5,9 @@ It knows no pytest type; the edge asks it for things and tells it when a test is
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -74,6 +76,7 @@ class Session:
         self.waits: list[str] = []
         self._turn = threading.Lock()
         self._closers: list[Callable[[], None]] = []
+        self._parents: list[object] = []
 
     @cached_property
     def server(self) -> PgdbmServer:
@@ -171,6 +174,13 @@ class Session:
         while self._closers:
             self._closers.pop()()
 
+    def _let_go(self) -> None:
+        """In a forked child: whatever this has is the parent's, and its threads are not here."""
+        self._workers_database.admin.let_go()
+        self._closers, self._turn = [], threading.Lock()
+        self._parents = [self.__dict__.pop(name, None) for name in ("_leases", "_pools", "pool", "loop")]
+        self.failure = "this process was forked from another one, and the connections to the server are that one's"
+
     @cached_property
     def _budget(self) -> Budget:
         from pytest_pgdbm.connections.budget import Budget
@@ -232,6 +242,9 @@ class Session:
         if not self._get_endpoint().own:
             self.loop.run(self._sweeper.begin())
         leases = Leases(homes, self._pools)
+        if hasattr(os, "register_at_fork"):
+            child = weakref.WeakMethod(self._let_go)
+            os.register_at_fork(after_in_child=lambda: (child() or _nothing)())
         self._workers_database.admin.on_loss.append(leases.lose)
         return leases
 
@@ -307,7 +320,12 @@ class Session:
         application = names.application_name(run=self.run.id, worker=self.run.worker, part="admin")
         registration = Registration(self.run.id, self.run.worker)
         return partial(
-            Admin, self._get_endpoint(), application_name=application, path=self._pinned, registration=registration
+            Admin,
+            self._get_endpoint(),
+            application_name=application,
+            path=self._pinned,
+            registration=registration,
+            died=lambda: self._holding.server_death(),
         )
 
     @cached_property
@@ -379,6 +397,10 @@ class Session:
         allow, shared = self.settings.url_allow, replace(endpoint, workers=self.run.workers)
         login = first_login(shared, application_name=application, patience=patience, waiting=stay, allow=allow)
         return self.loop.run(login, _load_pgdbm)
+
+
+def _nothing() -> None:
+    """Is done in a forked child of a run that is over."""
 
 
 def _load_pgdbm() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -15,10 +16,13 @@ from typing import Any
 import asyncpg
 
 from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.contact import Contact
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
+
+SECONDS_TO_CLOSE = 2.0
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
 _CLEAN = """
@@ -45,7 +49,7 @@ where pid = {pid} and application_name = {name} and usename = current_user
 class Admin:
     """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost.
 
-    With a `registration` it shows that the process lives.
+    With a `registration` it shows that the process lives. `died` tells how the server ended, where that is known.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Admin:
         application_name: str,
         path: str | None,
         registration: Registration | None = None,
+        died: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._endpoint = endpoint
         self._database = database
@@ -65,6 +70,7 @@ class Admin:
         self._registration = registration
         self._pid = 0
         self._turn = asyncio.Lock()
+        self._contact = Contact(self._log_in, f"{endpoint.host}:{endpoint.port}", died)
         self._resetting = False
         self.session = 0
         """Another number once what was temporary in the session is gone."""
@@ -79,7 +85,7 @@ class Admin:
 
         That needs a superuser; for any other role its triggers and foreign keys work as ever.
         """
-        async with self._turn:
+        async with self._at_work():
             connection = await self._opened()
             if not self._resetting:
                 superuser = connection.get_settings().is_superuser == "on"
@@ -91,7 +97,7 @@ class Admin:
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role that administers: a superuser on servers of our own."""
-        async with self._turn:
+        async with self._at_work():
             connection = await self._plain()
             with _closed_if_broken(connection):
                 yield connection
@@ -99,7 +105,7 @@ class Admin:
     @asynccontextmanager
     async def tester(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role of tests and migrations, whose session state is cleaned afterwards."""
-        async with self._turn:
+        async with self._at_work():
             connection = await self._plain()
             if self._endpoint.login != self._endpoint.admin:
                 role = quote_ident(self._endpoint.login.user)
@@ -111,11 +117,32 @@ class Admin:
                 raise
             await _finished(self._clean(connection, failed=False))
 
+    @asynccontextmanager
+    async def _at_work(self) -> AsyncIterator[None]:
+        async with self._turn:
+            with self._contact.watching(lambda: self._connection):
+                yield
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None and not self._connection.is_closed()
+
     async def close(self) -> None:
-        """Closes the connection; nothing happens the second time."""
+        """Closes the connection, in two seconds at most; nothing happens the second time."""
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
-            await connection.close()
+            with contextlib.suppress(*FAILURES):  # a server that hangs does not close it
+                await connection.close(timeout=SECONDS_TO_CLOSE)
+
+    def let_go(self) -> None:
+        """In a forked child: the connection is the parent's alone, and ends with it."""
+        # The socket, which asyncpg does not give away; without it the locks would be held while the child lives.
+        transport = getattr(self._connection, "_transport", None)
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            nowhere, held = os.open(os.devnull, os.O_RDWR), transport.get_extra_info("socket").fileno()  # type: ignore[union-attr]
+            os.dup2(nowhere, held, inheritable=False)
+            os.close(nowhere)
 
     async def _plain(self) -> asyncpg.Connection:
         connection = await self._opened()
@@ -130,13 +157,7 @@ class Admin:
         return self._connection
 
     async def _connect(self) -> asyncpg.Connection:
-        connection = await login.connect(
-            self._endpoint,
-            self._database,
-            self._endpoint.admin,
-            application_name=self._application_name,
-            settings=self._settings,
-        )
+        connection = await self._contact.connect()
         try:
             if self._registration is not None:
                 if self._pid:
@@ -154,6 +175,15 @@ class Admin:
     async def _end_lost(self, connection: asyncpg.Connection) -> None:
         with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
             await connection.execute(_END_LOST.format(pid=self._pid, name=quote_literal(self._application_name)))
+
+    async def _log_in(self) -> asyncpg.Connection:
+        return await login.connect(
+            self._endpoint,
+            self._database,
+            self._endpoint.admin,
+            application_name=self._application_name,
+            settings=self._settings,
+        )
 
     def _ended(self, connection: asyncpg.Connection) -> None:
         if connection is self._connection:

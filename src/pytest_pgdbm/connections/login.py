@@ -25,6 +25,8 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.settings import DEFAULT, Setting
 
+_ENDED = "see the server's log for who did that, and run the tests again"
+
 SECONDS_TO_CONNECT = 10.0
 NOT_GIVEN: Setting[str | None] = Setting(None, DEFAULT)
 OLDEST_SERVER = 14
@@ -142,6 +144,8 @@ async def first_login(
             await guard.check(connection, found.database, _place(endpoint), allow)
             await _check_rights(endpoint, connection)
         return dataclasses.replace(found, kept=await cluster.state(connection)) if endpoint.kept == "" else found
+    except (asyncpg.ConnectionDoesNotExistError, asyncpg.OperatorInterventionError, ConnectionError) as error:
+        raise ServerFailed(f"{_place(endpoint)} ended the connection: {masked(str(error))}", _ENDED) from error
     finally:
         await connection.close()
 

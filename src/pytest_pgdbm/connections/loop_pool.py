@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -331,6 +332,7 @@ class _Closing:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._close = loop.close
+        self._process = os.getpid()
         self.pools: set[LoopPool] = set()
 
     @classmethod
@@ -347,7 +349,8 @@ class _Closing:
         try:
             if not self._loop.is_running():
                 for pool in tuple(self.pools):
-                    pool.end_now()
+                    if os.getpid() == self._process:  # a forked child would end its parent's connections
+                        pool.end_now()
                     pool.forget()
         finally:
             self._close()

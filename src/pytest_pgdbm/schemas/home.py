@@ -193,7 +193,8 @@ class Home:
         return names.schema_name(service, run=run.id, worker=run.worker, number=next(self._numbers))
 
     async def _undo(self, schemas: Sequence[str], losses: int, error: BaseException) -> None:
-        if self._losses == losses:
+        # Where there is no connection, none was lost either, there was none to make anything by.
+        if self._losses == losses and self._site.admin.is_open:
             kept, _ = await self._removal.remove([schemas])
             tell_what_stays(error, kept)
 

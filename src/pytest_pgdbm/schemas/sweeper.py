@@ -33,7 +33,7 @@ class Sweeper:
         if self._sweeping is not None:
             await asyncio.wait([self._sweeping], timeout=SECONDS_TO_END)
             self._sweeping.cancel()
-            await asyncio.wait([self._sweeping])
+            await asyncio.wait([self._sweeping], timeout=SECONDS_TO_END)
 
     async def _sweep(self) -> None:
         endpoint, run = self._common.endpoint, self._common.run
