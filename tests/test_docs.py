@@ -353,7 +353,7 @@ def test_the_readme_is_short_and_has_two_commands_for_a_checkout() -> None:
     assert [name for name, _ in marked] == ["quickstart", "tests"]
     assert len(marked) == text.count("<!-- command:")
     assert re.search(r"pytest conftest_examples/quickstart$", marked[0][1])
-    assert re.search(r"pytest -n 2$", marked[1][1])
+    assert re.search(r"pytest -n 3$", marked[1][1])
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.stem)

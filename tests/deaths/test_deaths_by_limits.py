@@ -53,7 +53,7 @@ def crowd(cluster: Cluster) -> Iterator[Crowd]:
 @pytest.mark.parametrize("cluster", [{"max_connections": 20}], indirect=True)
 def test_a_server_without_a_free_connection_is_told_at_the_start(at_cluster: Scene, crowd: Crowd) -> None:
     crowd.come()
-    output = at_cluster.run(test=BEFORE + AFTER)
+    output = at_cluster.run(test=IMPATIENT + BEFORE + AFTER)
     says(output, "*127.0.0.1:* has no connection left: *", "*raise the limit (max_connections*")
     assert counted(output) == {"error": 2}, output
     crowd.go()
@@ -67,6 +67,12 @@ def test_others_that_take_all_connections_meanwhile_leave_the_run_what_it_has(at
     crowd.go()
     at_cluster.nothing_is_left()
 
+
+IMPATIENT = """
+from pytest_pgdbm.connections import crowd
+
+crowd.SECONDS_TO_WAIT = 1.0
+"""
 
 SMALL_LOCK_TABLE = {"max_connections": 12, "max_locks_per_transaction": 10, "max_prepared_transactions": 0}
 MANY_TABLES = "".join(f"create table {{{{tables.t{n}}}}} (id serial primary key, t text);\n" for n in range(250))

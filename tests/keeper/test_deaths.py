@@ -241,7 +241,7 @@ def test_a_start_can_be_interrupted(tmp_path):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert left_of(run) == [str(run.folder)]
+    wait_until(lambda: left_of(run) == [str(run.folder)])
     holding.leave()
     assert left_of(run) == []
 

@@ -60,7 +60,8 @@ def door(folder: Path) -> Iterator[None]:
     with _pinned(folder) as pinned:
         try:
             lock = FileLock(folder / _DOOR, mode=0o600).acquire(_SECONDS, poll_interval=_POLL)
-        except FileNotFoundError:
+        # filelock makes the folder if need be, and says that it exists if it is taken away just then.
+        except (FileNotFoundError, FileExistsError):
             raise FolderGone(folder) from None
         except Timeout:
             raise ServerFailed(
