@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -22,10 +23,17 @@ pytest_plugins = [
     "scenes",
     "connections.bouncers",
     "deaths.scene",
-    "deaths.servers",
+    "deaths.clusters",
 ]
 
 _numbers = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Runs that the tests start can be interrupted, even where a shell in the background has these ignore that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 INI = """
 [pytest]

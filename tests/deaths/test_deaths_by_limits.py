@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 from conftest import Project
+from deaths.clusters import Cluster, a_cluster
 from deaths.scene import AFTER, BEFORE, Scene, counted, scene_of
-from deaths.servers import Cluster, a_cluster
 from deaths.test_deaths_of_servers import WAITS, meanwhile, says
 
 

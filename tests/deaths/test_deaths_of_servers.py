@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+from deaths.clusters import Cluster
 from deaths.scene import AFTER, BEFORE, HANGS, Scene, counted, eventually
-from deaths.servers import Cluster
 
 WAITS = """
 async def test_waits(users_db, wait_for):

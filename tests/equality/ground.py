@@ -265,7 +265,7 @@ class Ground:
 @asynccontextmanager
 async def ground_in(folder: Path, endpoint: Endpoint, recipe: Recipe, **how: Any) -> AsyncIterator[Ground]:
     """A ground in a database of its own on this server, of which nothing is left."""
-    name = f"equality_{os.getpid()}_{secrets.token_hex(4)}"
+    name = f"equality_test_{os.getpid()}_{secrets.token_hex(4)}"
     ground = Ground(Workshop(endpoint, endpoint.tcp_url(name, endpoint.login), folder), recipe, **how)
     try:
         await ground.build()
