@@ -107,7 +107,7 @@ class Death:
 
     `test` is what its tests are after one that passes and before one that does. `says` are lines of the output,
     `counts` what pytest has counted; a run whose process is killed says and counts nothing. `where` it is done: where
-    the end of a run has to do with the server, on both kinds.
+    the end of a run has to do with the server, on both kinds. A `variant` of another one is for the nightly run.
     """
 
     name: str
@@ -118,6 +118,7 @@ class Death:
     says: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     where: tuple[str, ...] = (EMBEDDED, URL)
+    variant: bool = False
 
 
 EACH = ("-n", "2", "--dist=each")
@@ -136,14 +137,16 @@ def timed(test: str, method: str) -> str:
 DEATHS = (
     Death("SIGKILL", HANGS, act=act(signal.SIGKILL), status=-9),
     Death("SIGKILL, two workers", HANGS, EACH, act(signal.SIGKILL), -9),
-    Death("SIGKILL in fixture set-up", HANGS_IN_THE_PLUGIN, act=act(signal.SIGKILL), status=-9),
+    Death("SIGKILL in fixture set-up", HANGS_IN_THE_PLUGIN, act=act(signal.SIGKILL), status=-9, variant=True),
     Death("SIGTERM", HANGS, act=act(signal.SIGTERM), status=-15),
-    Death("SIGTERM, two workers", HANGS, EACH, act(signal.SIGTERM), -15, where=(EMBEDDED,)),
+    Death("SIGTERM, two workers", HANGS, EACH, act(signal.SIGTERM), -15, where=(EMBEDDED,), variant=True),
     Death("Ctrl-C", HANGS, (), act(signal.SIGINT), 2, (INTERRUPTED,), {"passed": 1}),
     Death("Ctrl-C, two workers", HANGS, EACH, act(signal.SIGINT), 2, (INTERRUPTED,)),
     Death("two Ctrl-C", HANGS_AT_ITS_END, (), act(signal.SIGINT, signal.SIGINT), -2, ("*KeyboardInterrupt*",)),
     Death("Ctrl-C in set-up", HANGS_IN_SET_UP, (), act(signal.SIGINT), 2, (INTERRUPTED,), {"passed": 1}),
-    Death("Ctrl-C while the plugin builds", HANGS_IN_THE_PLUGIN, (), act(signal.SIGINT), 2, (INTERRUPTED,)),
+    Death(
+        "Ctrl-C while the plugin builds", HANGS_IN_THE_PLUGIN, (), act(signal.SIGINT), 2, (INTERRUPTED,), variant=True
+    ),
     Death(
         "a worker that is killed",
         KILLS_ITSELF,
@@ -173,7 +176,17 @@ DEATHS = (
         where=(EMBEDDED,),
     ),
     *(
-        Death(f"pytest-timeout by signal, {when}", timed(test, "signal"), (), act(), 1, (TIMED_OUT,), counts, where)
+        Death(
+            f"pytest-timeout by signal, {when}",
+            timed(test, "signal"),
+            (),
+            act(),
+            1,
+            (TIMED_OUT,),
+            counts,
+            where,
+            when != "in a test",
+        )
         for when, test, counts, where in (
             ("in a test", HANGS, {"passed": 2, "failed": 1}, (EMBEDDED,)),
             ("in a statement", HANGS_IN_A_STATEMENT, {"passed": 2, "failed": 1}, (URL,)),
@@ -183,7 +196,17 @@ DEATHS = (
         )
     ),
     *(
-        Death(f"pytest-timeout by thread, {when}", timed(test, "thread"), (), act(), 1, ("+* Timeout +*",), where=where)
+        Death(
+            f"pytest-timeout by thread, {when}",
+            timed(test, "thread"),
+            (),
+            act(),
+            1,
+            ("+* Timeout +*",),
+            {},
+            where,
+            when != "in a test",
+        )
         for when, test, where in (
             ("in a test", HANGS, (EMBEDDED,)),
             ("in a statement", HANGS_IN_A_STATEMENT, (URL,)),
@@ -205,7 +228,8 @@ def chosen() -> list[tuple[Death, str]]:
     """Each death once, on one kind of server and the other in turn; with DEATHS=all on all that it names."""
     if os.environ.get("DEATHS") == "all":
         return [(death, where) for death in DEATHS for where in death.where]
-    return [(death, death.where[number % len(death.where)]) for number, death in enumerate(DEATHS)]
+    each = [death for death in DEATHS if not death.variant]
+    return [(death, death.where[number % len(death.where)]) for number, death in enumerate(each)]
 
 
 @pytest.mark.parametrize(
