@@ -23,6 +23,7 @@ import pytest
 from databases import drop_database, execute
 
 import pytest_pgdbm
+from benchmarks.stress import __main__ as stress
 from pytest_pgdbm import (
     Database,
     DatabaseFactory,
@@ -292,6 +293,8 @@ def test_every_command_is_one_that_works(pytester: pytest.Pytester) -> None:
                 assert set(extra.split(",")) <= set(known), block
         elif words[1:3] == ["-m", "benchmarks"]:
             assert set(words[3:]) <= {"--quick"}, block
+        elif words[1:3] == ["-m", "benchmarks.stress"]:
+            assert words[3] in {kind.NAME for kind in stress.KINDS}, block
         else:
             assert words == ["python3", "-m", "venv", ".venv"], f"{block}: {words}"
 

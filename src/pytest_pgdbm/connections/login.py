@@ -25,6 +25,12 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.settings import DEFAULT, Setting
 
+_IS_ENDED = (
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InternalClientError,  # what the server says came just before a statement was sent
+    ConnectionError,
+)
 _ENDED = "see the server's log for who did that, and run the tests again"
 
 SECONDS_TO_CONNECT = 10.0
@@ -144,7 +150,7 @@ async def first_login(
             await guard.check(connection, found.database, _place(endpoint), allow)
             await _check_rights(endpoint, connection)
         return dataclasses.replace(found, kept=await cluster.state(connection)) if endpoint.kept == "" else found
-    except (asyncpg.ConnectionDoesNotExistError, asyncpg.OperatorInterventionError, ConnectionError) as error:
+    except _IS_ENDED as error:
         raise ServerFailed(f"{_place(endpoint)} ended the connection: {masked(str(error))}", _ENDED) from error
     finally:
         await connection.close()
