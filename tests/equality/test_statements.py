@@ -107,7 +107,7 @@ class Trial:
 
 def test_no_change_goes_unnoticed(yard: Yard) -> None:
     # Each statement costs a new database. That both roles notice all of them, test_fingerprint shows for less.
-    share = 1 if "EQUALITY_PROGRAMS" in os.environ else 4
+    share = 1 if "EQUALITY_PROGRAMS" in os.environ else 2
     trial = Trial(yard).of(statements.CHANGES[yard.ground.own % share :: share], afresh=True)
     assert trial.otherwise == {}
     assert len(trial.dropped) > 200 // share
