@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import runs, server
+from benchmarks.sampling import Sampler
 
 WORKERS = 2
-_OFTEN = 0.003
-_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,14 +37,12 @@ def measure(migrations: Path, tests: int) -> list[Count]:
 
 def _count(url: str, migrations: Path, tests: int, loop: str) -> Count:
     print(f"connections: {tests} tests on {WORKERS} workers, {loop} loops", file=sys.stderr)
-    with _Sampler(url) as sampler:
+    budget = asyncio.run(_budget(url))
+    with Sampler(url, _COUNT) as sampler:
         began = time.monotonic()
         _run(url, migrations, tests, loop)
         seconds = time.monotonic() - began
-        until = time.monotonic() + _PATIENCE
-        while sampler.now and time.monotonic() < until:
-            time.sleep(0.02)  # a server process ends a moment after its connection
-        return Count(loop, tests, sampler.peak, sampler.budget, sampler.now, seconds)
+        return Count(loop, tests, sampler.peak, budget, sampler.left(), seconds)
 
 
 def _run(url: str, migrations: Path, tests: int, loop: str) -> None:
@@ -57,39 +52,6 @@ def _run(url: str, migrations: Path, tests: int, loop: str) -> None:
         environment = runs.environment(Path(folder, "record.json"), settings)
         command = runs.command("plugin", options, plugins=("asyncio", "pgdbm", "xdist"))
         runs.finish(command, {**environment, "PGDBM_URL": url})
-
-
-class _Sampler:
-    """Looks at the server from a connection of its own, again and again; what was there before does not count."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._thread = ThreadPoolExecutor(1)
-        self._ready, self._over = threading.Event(), threading.Event()
-        self.peak = self.now = self.budget = 0
-
-    def __enter__(self) -> _Sampler:
-        self._sampling = self._thread.submit(asyncio.run, self._sample())
-        self._sampling.add_done_callback(lambda _: self._ready.set())
-        self._ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._sampling.result()
-
-    async def _sample(self) -> None:
-        import asyncpg
-
-        connection = await asyncpg.connect(self._url)
-        self.budget = await _budget(connection)
-        before = await connection.fetchval(_COUNT)
-        self._ready.set()
-        while not self._over.is_set():
-            self.now = await connection.fetchval(_COUNT) - before
-            self.peak = max(self.peak, self.now)
-            await asyncio.sleep(_OFTEN)
-        await connection.close()
 
 
 _COUNT = """
@@ -104,13 +66,18 @@ select current_setting('max_connections')::int as most,
 """
 
 
-async def _budget(connection: Any) -> int:
-    """What the workers may take together: each its pool, and one connection for building and dropping."""
+async def _budget(url: str) -> int:
+    """What the workers may take together."""
+    import asyncpg
+
     from pytest_pgdbm.connections.budget import Budget
 
+    connection = await asyncpg.connect(url)
     limits = await connection.fetchrow(_LIMITS)
+    await connection.close()
     endpoint: Any = SimpleNamespace(max_connections=limits["most"], reserved_connections=limits["reserved"])
-    return WORKERS * (Budget.of(endpoint, WORKERS).pool + 1)
+    # Besides those of its pools, each has one for building and dropping, and one for what comes and goes.
+    return WORKERS * (Budget.of(endpoint, WORKERS).seats + 2)
 
 
 def table(counts: list[Count]) -> list[str]:

@@ -35,12 +35,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Hypothesis and trio, which anyio's plugin loads, would take as long in each process of a run as all the rest.
 INI = """
 [pytest]
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
 filterwarnings = error
-addopts = -p no:cacheprovider -p no:hypothesispytest
+addopts = -p no:cacheprovider -p no:hypothesispytest -p no:anyio
 """
 
 USERS = """

@@ -53,6 +53,25 @@ async def test_it(users_db, pgdbm_server, n):
 """
 
 
+IS_LEFT_ALONE = """
+import os, pathlib, pytest, time
+
+HERE = pathlib.Path(__file__).parent
+
+async def test_waits(users_db):
+    (HERE / f"hangs-{os.getpid()}").touch()
+    until = time.monotonic() + 60
+    while not (HERE / "go").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    await users_db.execute("insert into {{tables.users}} (email) values ('a')")
+
+@pytest.mark.parametrize("n", range(300))
+async def test_later(users_db, n):
+    await users_db.execute("insert into {{tables.users}} (email) values ('b')")
+"""
+
+
 class ContainerScene(Scene):
     """A run with two workers on a container, and what the engine knows of it."""
 
@@ -186,6 +205,24 @@ def test_a_killed_worker_costs_its_test_only_and_the_container_stays(scene: Cont
     assert len({path.read_text() for path in scene.signs("port-*")}) == 1
     assert scene.created() == [container_name(scene.run)]
     assert scene.containers() == set()
+    assert scene.left() == []
+
+
+@needs_engine
+def test_a_run_whose_container_is_removed_says_so_and_ends(scene: ContainerScene) -> None:
+    scene.start_on_container("--tb=short", test=IS_LEFT_ALONE, workers=0)
+    eventually(lambda: scene.signs("hangs-*"))
+    scene.remove_containers()
+    (scene.project.path / "go").touch()
+    output = scene.end()
+    assert "1 failed, 301 errors" in output
+    matcher = pytest.LineMatcher(output.splitlines())
+    matcher.fnmatch_lines_random(
+        [
+            "E *LeaseLost: the schemas of test_it.py::test_waits were lost: *",
+            "the schemas of 'users' could not be made: the server at 127.0.0.1:* does not answer any more: *",
+        ]
+    )
     assert scene.left() == []
 
 

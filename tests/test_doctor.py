@@ -16,18 +16,16 @@ from conftest import Project
 from databases import connected
 from pg_dump import dump
 from scenes import Scene
-from schemas.test_sweep import alive, leave
+from schemas.test_sweep import alive, leave, leave_databases
 from test_dead_runs import kill, left, start
 from workshop import Workshop
 
 from pytest_pgdbm import PgdbmServer
-from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.doctor import advice
 from pytest_pgdbm.doctor.lines import size
-from pytest_pgdbm.ground import locks, names
+from pytest_pgdbm.ground import locks
 from pytest_pgdbm.ground.names import new_run
 from pytest_pgdbm.schemas import extensions
-from pytest_pgdbm.schemas.databases import Databases
 from pytest_pgdbm.schemas.proof import Proof, database_mark
 
 HERE = f"process {os.getpid()} on {socket.gethostname()}"
@@ -271,11 +269,7 @@ def test_what_runs_have_left_is_told_and_swept(patient: Patient, workshop: Works
 
     async def go() -> None:
         dead, living = new_run(), new_run()
-        endpoint = await workshop.by_url(workshop.url)
-        admin = Admin(endpoint, endpoint.database, application_name="it", path=None)
-        bases = [names.database_name(run=dead, worker="main", number=number) for number in (1, 2)]
-        for name in bases:
-            await Databases(admin, endpoint, Proof(dead)).create(name, ["users"])
+        bases = await leave_databases(workshop, dead, 2)
         async with connected(workshop.url) as connection, alive(workshop.url, living, "gw0"):
             left = await leave(connection, dead, "users", "orders")
             await leave(connection, living, "users", worker="gw0")
@@ -286,7 +280,7 @@ def test_what_runs_have_left_is_told_and_swept(patient: Patient, workshop: Works
                 f"create schema users; comment on schema users is $${Proof('0123456789').comment('users')}$$;"
                 f"alter database {bases[1]} connection limit {database_mark(await _oid(connection, 'postgres'))}"
             )
-            await extensions.make(connection, ["citext"], endpoint, dead)
+            await extensions.make(connection, ["citext"], await workshop.by_url(workshop.url), dead)
             before = await dump(workshop.own, workshop.database, {})
             told = await asyncio.to_thread(patient.part, "Made by runs of the plugin")
             assert await dump(workshop.own, workshop.database, {}) == before
@@ -325,7 +319,6 @@ def test_what_runs_have_left_is_told_and_swept(patient: Patient, workshop: Works
             code, swept = await asyncio.to_thread(patient.sweep)
             assert (code, swept.splitlines()[0]) == (0, f"swept: schema {left[0]}")
             await connection.execute(f"drop database {bases[1]}")
-        await admin.close()
 
     asyncio.run(go())
 
@@ -337,10 +330,7 @@ async def _oid(connection: asyncpg.Connection, database: str) -> int:
 def test_who_is_in_a_dead_runs_database_or_owns_it_keeps_it(patient: Patient, workshop: Workshop) -> None:
     async def go() -> None:
         run = new_run()
-        endpoint = await workshop.by_url(workshop.url)
-        admin = Admin(endpoint, endpoint.database, application_name="it", path=None)
-        name = names.database_name(run=run, worker="main", number=1)
-        await Databases(admin, endpoint, Proof(run)).create(name, ["users"])
+        (name,) = await leave_databases(workshop, run, 1)
         async with workshop.superuser() as superuser, connected(workshop.url.rpartition("/")[0] + "/" + name):
             (theirs,) = await leave(superuser, run, "users")
             told = await asyncio.to_thread(patient.part, "Made by")
@@ -357,7 +347,6 @@ def test_who_is_in_a_dead_runs_database_or_owns_it_keeps_it(patient: Patient, wo
             await superuser.execute(f"drop schema {theirs} cascade")
         code, swept = await asyncio.to_thread(patient.sweep)
         assert (code, swept.splitlines()[0]) == (0, f"swept: database {name}")
-        await admin.close()
 
     asyncio.run(go())
 

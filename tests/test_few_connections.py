@@ -11,9 +11,9 @@ import pytest
 from conftest import Project
 from databases import execute
 
+from benchmarks.sampling import Sampler
 from benchmarks.stress import servers
 from benchmarks.stress.connections import stressed
-from benchmarks.stress.sampling import Sampler
 
 IMPATIENT = """
 from pytest_pgdbm import pgdbm_db
@@ -55,7 +55,7 @@ def few(project: Project) -> Iterator[Few]:
             server = stack.enter_context(servers.started(max_connections=usable + 20))
             execute(server.boss, f"alter role {servers.ROLE} connection limit {usable}")
             project.url = server.url
-            return Sampler(server.boss)
+            return Sampler(server.boss, servers.COUNT)
 
         yield begin
 
@@ -214,8 +214,10 @@ async def test_it(users_db):
 """
 
 
-def run_beside_others(project: Project, *, but: int) -> pytest.RunResult:
-    """A run on a server of whose connections others have all but so many."""
+def run_beside_others(project: Project, few: Few, *, but: int) -> pytest.RunResult:
+    """An impatient run on a server of eight connections, of which others have all but so many."""
+    project.write("conftest.py", IMPATIENT)
+    few(8)
     others = Others(project.url or "")
 
     async def go() -> pytest.RunResult:
@@ -229,9 +231,7 @@ def run_beside_others(project: Project, *, but: int) -> pytest.RunResult:
 
 
 def test_where_others_have_all_connections_the_run_says_so_after_a_while(project: Project, few: Few) -> None:
-    project.write("conftest.py", IMPATIENT)
-    few(8)
-    result = run_beside_others(project, but=0)
+    result = run_beside_others(project, few, but=0)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [
@@ -243,9 +243,7 @@ def test_where_others_have_all_connections_the_run_says_so_after_a_while(project
 
 
 def test_where_others_have_all_but_one_it_is_told_who(project: Project, few: Few) -> None:
-    project.write("conftest.py", IMPATIENT)
-    few(8)
-    result = run_beside_others(project, but=1)
+    result = run_beside_others(project, few, but=1)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import asyncpg
 import pytest
-from conftest import Project
+from conftest import INI, Project
 
 Query = Callable[..., list[asyncpg.Record]]
 
@@ -207,6 +207,8 @@ def test_a_session_wide_default_loop_keeps_its_connections(
     assert_nothing_left()
 
 
+WITH_ANYIO = INI.replace(" -p no:anyio", "")
+
 ANYIO = """
 import pytest
 from help import assert_only_parked, check
@@ -240,8 +242,7 @@ def test_anyio_with_and_without_pytest_asyncio(
     loops: Project, asyncio_plugin: str, assert_nothing_left: Callable[[], None]
 ) -> None:
     without = "[pytest]\nfilterwarnings = error\naddopts = -p no:cacheprovider -p no:asyncio\n"
-    if asyncio_plugin == "no:asyncio":
-        loops.write("pytest.ini", without)
+    loops.write("pytest.ini", without if asyncio_plugin == "no:asyncio" else WITH_ANYIO)
     arguments = [] if asyncio_plugin == "no:asyncio" else ["-o", "asyncio_mode=strict"]
     result = loops.run(*arguments, test=ANYIO)
     result.assert_outcomes(passed=3)
@@ -249,6 +250,7 @@ def test_anyio_with_and_without_pytest_asyncio(
 
 
 def test_under_trio_the_error_says_that_asyncio_is_needed(loops: Project) -> None:
+    loops.write("pytest.ini", WITH_ANYIO)
     result = loops.run(
         "-o", "asyncio_mode=strict",
         test="""

@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.sampling import Sampler
 from benchmarks.stress import servers
-from benchmarks.stress.sampling import Sampler
 
 NAME = "connections"
 RESERVED = 3
@@ -111,16 +111,14 @@ def stressed(tests: int, workers: int, max_connections: int) -> Outcome:
     settings = {"max_connections": max_connections, "superuser_reserved_connections": RESERVED}
     with tempfile.TemporaryDirectory() as folder, servers.started(**settings) as server:
         _write(Path(folder), tests)
-        with Sampler(server.boss) as sampler:
+        with Sampler(server.boss, servers.COUNT) as sampler:
             began = time.monotonic()
             output = _finish(Path(folder), server.url, workers)
             seconds = time.monotonic() - began
-            until = time.monotonic() + 2
-            while sampler.now and time.monotonic() < until:
-                time.sleep(0.02)  # a server process ends a moment after its connection
+            left = sampler.left()
         usable = max_connections - RESERVED
         passed, failed = _counted(output, "passed"), _counted(output, "failed") + _counted(output, "error")
-        return Outcome(tests, workers, passed, failed, sampler.peak, usable, sampler.now, seconds, output)
+        return Outcome(tests, workers, passed, failed, sampler.peak, usable, left, seconds, output)
 
 
 def _write(folder: Path, tests: int) -> None:

@@ -23,6 +23,14 @@ from pytest_pgdbm.servers.scram import verifier
 DATABASE, ROLE = "stress_test", "app"
 
 
+# Who is logging in has no role yet, and may be refused.
+COUNT = """
+select count(*) from pg_stat_activity a join pg_roles r on r.oid = a.usesysid
+where a.backend_type = 'client backend' and not r.rolsuper
+"""
+"""How many connections others than superusers have."""
+
+
 class Server(NamedTuple):
     """A server: the URL of an empty database for the ordinary role that owns it, and its superuser's URL."""
 

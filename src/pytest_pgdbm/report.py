@@ -53,14 +53,10 @@ def _server(chosen: settings.Settings) -> str:
 
 
 def _embedded(chosen: settings.Settings, *, fallback: bool) -> str:
-    from pytest_pgdbm.servers.installations import choose_installation
+    from pytest_pgdbm.servers.installations import choose_for
 
     try:
-        found = choose_installation(
-            server_bin=chosen.server_bin.value,
-            server_version=chosen.server_version.value,
-            extensions=chosen.extensions.value,
-        )
+        found = choose_for(chosen)
     except ServerFailed as error:
         container = f"container of {chosen.image.value}, since "
         return (container if fallback else "no server: ") + error.why.splitlines()[0]

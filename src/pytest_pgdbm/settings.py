@@ -442,16 +442,15 @@ def _twice_problem(login: str, hosts: str, database: str | None, parameters: Map
 
 
 def _host_problem(hosts: str, parameters: Mapping[str, str]) -> str | None:
-    """What is wrong with `host:port,host:port`; clients take the first that answers."""
-    for host in hosts.split(","):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::([^:]*))?", host)
-        if match is None:
-            return "has a host that cannot be read; write an IPv6 address in brackets, as [::1]"
-        if not match[1] and "host" not in parameters:
-            return f"names no host; write it as {_FORM}, or ?host=/folder/of/the/socket"
-        if not _is_port(match[2]):
-            return _BAD_PORT
-    return None if _is_port(parameters.get("port")) else _BAD_PORT
+    """What is wrong with `host:port`. Of several, each connection takes one, and only the first login is looked at."""
+    if "," in hosts or "," in parameters.get("host", ""):
+        return "names several hosts, and each connection might end at another; name the one that tests may write to"
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::([^:]*))?", hosts)
+    if match is None:
+        return "has a host that cannot be read; write an IPv6 address in brackets, as [::1]"
+    if not match[1] and "host" not in parameters:
+        return f"names no host; write it as {_FORM}, or ?host=/folder/of/the/socket"
+    return None if _is_port(match[2]) and _is_port(parameters.get("port")) else _BAD_PORT
 
 
 _BAD_PORT = (

@@ -213,11 +213,35 @@ def test_a_server_that_starts_is_waited_for(door: Door) -> None:
     assert asyncio.run(go()) == door.workshop.own.version
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, change: tuple[bytes, bytes] = (b"", b"")
+) -> None:
     while data := await reader.read(65536):
-        writer.write(data)
+        writer.write(data.replace(*change))
         await writer.drain()
     writer.close()
+
+
+def test_a_server_that_is_too_old_is_refused_by_its_version(door: Door) -> None:
+    """The server at hand, whose greeting is changed on the way."""
+
+    async def go() -> ServerFailed:
+        own = door.workshop.own
+        major = b"server_version\0" + own.version[:2].encode()
+
+        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection(own.host, own.port)
+            await asyncio.gather(_copy(reader, back), _copy(there, writer, (major, b"server_version\0" + b"13")))
+
+        async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(ServerFailed) as caught:
+                await door.knock(door.url(host=f"127.0.0.1:{port}"))
+            return caught.value
+
+    failed = asyncio.run(go())
+    assert failed.why == "the server is PostgreSQL 13, and pytest-pgdbm needs 14 or later"
+    assert failed.remedy == "use a newer server, or leave --pgdbm-url out for one of the plugin's own"
 
 
 def test_a_pooler_between_is_told(door: Door) -> None:

@@ -73,6 +73,14 @@ def own_server(scene: Scene) -> psutil.Process:
     raise AssertionError("the run has no server")
 
 
+def crash_within(server: psutil.Process, part: str) -> None:
+    """Kills one of a server's processes; returns when the server has ended all others for that."""
+    processes = server.children()
+    next(process for process in processes if part in " ".join(process.cmdline())).kill()
+    _, left = psutil.wait_procs(processes, timeout=30)
+    assert not left
+
+
 def test_a_test_that_kills_its_own_backend_fails_alone(at_cluster: Scene) -> None:
     output = at_cluster.run(
         "--tb=short",
@@ -165,10 +173,7 @@ def test_the_end_of_the_runs_own_server_is_told_with_its_log(own_dying: Scene) -
 
 
 def test_a_backend_of_the_runs_own_server_that_crashes_costs_the_running_test_only(own_dying: Scene) -> None:
-    def crash() -> None:
-        own_server(own_dying).children()[0].kill()
-
-    output = meanwhile(own_dying, crash, BEFORE + WAITS + AFTER)
+    output = meanwhile(own_dying, lambda: crash_within(own_server(own_dying), "checkpointer"), BEFORE + WAITS + AFTER)
     says(output, LOST)
     assert counted(output) == {"passed": 2, "failed": 1, "error": 1}, output
     own_dying.nothing_is_left()

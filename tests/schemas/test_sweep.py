@@ -35,6 +35,17 @@ async def leave(connection: asyncpg.Connection, run: str, *services: str, worker
     return made
 
 
+async def leave_databases(workshop: Workshop, run: str, count: int) -> list[str]:
+    """Databases as a process of this run makes them."""
+    endpoint = await workshop.by_url(workshop.url)
+    admin = Admin(endpoint, endpoint.database, application_name="it", path=None)
+    made = [names.database_name(run=run, worker="main", number=number) for number in range(1, count + 1)]
+    for name in made:
+        await Databases(admin, endpoint, Proof(run)).create(name, ["users"])
+    await admin.close()
+    return made
+
+
 @asynccontextmanager
 async def alive(url: str, run: str, worker: str = "main") -> AsyncIterator[asyncpg.Connection]:
     """A process of the run, as its connection shows it."""
@@ -196,13 +207,8 @@ def test_without_proof_a_schema_stays(workshop: Workshop, name: str, comment: st
 def test_a_dead_runs_databases_go_and_those_made_by_way_of_another_database_stay(workshop: Workshop) -> None:
     async def go() -> None:
         run = new_run()
-        endpoint = await workshop.by_url(workshop.url)
-        admin = Admin(endpoint, endpoint.database, application_name="it", path=None)
-        made = [names.database_name(run=run, worker="main", number=number) for number in (1, 2, 3)]
+        made = await leave_databases(workshop, run, 3)
         try:
-            databases = Databases(admin, endpoint, Proof(run))
-            for name in made:
-                await databases.create(name, ["users"])
             async with connected(workshop.url) as connection:
                 # As if the process had died in the middle of making it, and as if it had come by another way.
                 await connection.execute(f"comment on database {made[1]} is null")
@@ -213,7 +219,6 @@ def test_a_dead_runs_databases_go_and_those_made_by_way_of_another_database_stay
         finally:
             async with connected(workshop.url) as connection:
                 await connection.execute(f"drop database if exists {made[2]}")
-            await admin.close()
 
     asyncio.run(go())
 
@@ -227,10 +232,7 @@ async def _databases(workshop: Workshop, run: str) -> list[str]:
 def test_a_database_that_somebody_is_in_stays_until_he_has_left(workshop: Workshop) -> None:
     async def go() -> None:
         run = new_run()
-        endpoint = await workshop.by_url(workshop.url)
-        admin = Admin(endpoint, endpoint.database, application_name="it", path=None)
-        name = names.database_name(run=run, worker="main", number=1)
-        await Databases(admin, endpoint, Proof(run)).create(name, ["users"])
+        (name,) = await leave_databases(workshop, run, 1)
         async with connected(workshop.url.rpartition("/")[0] + "/" + name) as inside:
             found = await swept(workshop)
             assert [each.name for each in found.kept] == [name]
@@ -238,7 +240,6 @@ def test_a_database_that_somebody_is_in_stays_until_he_has_left(workshop: Worksh
             assert await inside.fetchval("select 1") == 1
         found = await swept(workshop)
         assert [each.name for each in found.dropped] == [name]
-        await admin.close()
 
     asyncio.run(go())
 

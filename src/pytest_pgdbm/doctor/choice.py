@@ -10,7 +10,7 @@ from pytest_pgdbm.ground.endpoint import ServerKind
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.servers.choosing import kinds
-from pytest_pgdbm.servers.installations import Installation, choose_installation, examined
+from pytest_pgdbm.servers.installations import Installation, choose_for, examined
 from pytest_pgdbm.settings import Settings
 
 _TITLE = "Which server a run gets"
@@ -76,11 +76,7 @@ def _url(settings: Settings) -> _Way:
 
 def _embedded(settings: Settings) -> _Way:
     try:
-        found = choose_installation(
-            server_bin=settings.server_bin.value,
-            server_version=settings.server_version.value,
-            extensions=settings.extensions.value,
-        )
+        found = choose_for(settings)
     except ServerFailed as error:
         return _failed(error)
     if settings.server_bin.value is not None:

@@ -16,7 +16,7 @@ from pytest_pgdbm.keeper import Holding
 from pytest_pgdbm.keeper.kept import KeptServer
 from pytest_pgdbm.servers.base import Job, Started
 from pytest_pgdbm.servers.cache import cluster_file
-from pytest_pgdbm.servers.installations import choose_installation
+from pytest_pgdbm.servers.installations import choose_for
 from pytest_pgdbm.servers.keeping import kept_server
 from pytest_pgdbm.servers.scram import verifier
 from pytest_pgdbm.settings import Settings
@@ -117,7 +117,7 @@ def given(settings: Settings) -> Endpoint:
     """What the URLs say of their server, before the first login."""
     url, admin_url = settings.url.value, settings.admin_url.value
     assert url is not None
-    login, host, port = _first_address(url)
+    login, host, port = _address(url)
     endpoint = Endpoint(
         kind="url",
         version="",
@@ -131,18 +131,17 @@ def given(settings: Settings) -> Endpoint:
     )
     if admin_url is None:
         return endpoint
-    admin, host, port = _first_address(admin_url)
+    admin, host, port = _address(admin_url)
     return replace(endpoint, admin=admin, admin_url=str(admin_url), admin_place=f"{host}:{port}")
 
 
-def _first_address(url: str) -> tuple[Login, str, int]:
-    """Login, host and port of the first server that a URL names; for showing, not for connecting."""
+def _address(url: str) -> tuple[Login, str, int]:
+    """Login, host and port that a URL names; for showing, not for connecting."""
     parts = urlsplit(str(url))
     query = parse_qs(parts.query)
     who, _, where = parts.netloc.rpartition("@")
     user, _, password = who.partition(":")
-    first = where.split(",")[0]
-    host, _, port = first.rpartition(":") if re.search(r":\d*$", first) else (first, "", "")
+    host, _, port = where.rpartition(":") if re.search(r":\d*$", where) else (where, "", "")
     return (
         Login(unquote(user), unquote(password) if password else None),
         host.strip("[]") or query.get("host", ["localhost"])[0],
@@ -151,12 +150,7 @@ def _first_address(url: str) -> tuple[Login, str, int]:
 
 
 def _embedded(choice: Choice) -> tuple[Job, Callable[[Started], Endpoint]]:
-    settings = choice.settings
-    found = choose_installation(
-        server_bin=settings.server_bin.value,
-        server_version=settings.server_version.value,
-        extensions=choice.extensions,
-    )
+    found = choose_for(choice.settings, choice.extensions)
     password = secrets.token_urlsafe(18)
     cluster = cluster_file(found, os.environ)
     job = Job(

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from pytest_pgdbm.ground.errors import ConfigError, ServerFailed
 from pytest_pgdbm.servers.environment import clean_environment
+from pytest_pgdbm.settings import Settings
 
 OLDEST = 14
 """The oldest major version that is still maintained: https://www.postgresql.org/support/versioning/"""
@@ -108,6 +109,18 @@ def choose_installation(
     if chosen is None:
         raise _nothing(refused, server_version, looked=server_bin is None)
     return chosen
+
+
+def choose_for(settings: Settings, extensions: Collection[str] = ()) -> Installation:
+    """The installation that a run with these settings takes; `extensions` are needed besides those that they name.
+
+    Raises ServerFailed.
+    """
+    return choose_installation(
+        server_bin=settings.server_bin.value,
+        server_version=settings.server_version.value,
+        extensions={*settings.extensions.value, *extensions},
+    )
 
 
 def _chosen(
