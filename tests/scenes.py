@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,11 +50,14 @@ class Scene:
         self.project = project
         self.running: list[subprocess.Popen[str]] = []
 
-    def run(self, *args: str, test: str = TELLS, minutes: str = "5", passed: int = 1) -> dict[str, Any]:
-        """Runs the tests to their end; what `TELLS` has told."""
+    def run(
+        self, *args: str, test: str = TELLS, minutes: str = "5", passed: int = 1, apart: bool = False
+    ) -> dict[str, Any]:
+        """Runs the tests to their end, in this process or in one of its own; what `TELLS` has told."""
         told = self.project.path / "told.json"
         told.unlink(missing_ok=True)
-        result = self.project.run_apart(f"--pgdbm-keep-alive={minutes}", *args, test=test)
+        run = self.project.run_apart if apart else self.project.run
+        result = run(f"--pgdbm-keep-alive={minutes}", *args, test=test)
         result.assert_outcomes(passed=passed)
         return json.loads(told.read_text()) if told.exists() else {}
 
@@ -80,7 +84,7 @@ class Scene:
 
     def kept(self, what: str) -> list[str]:
         """What `--pgdbm-kept` prints."""
-        result = self.project.pytester.runpytest_subprocess(f"--pgdbm-kept={what}", timeout=60)
+        result = self.project.pytester.runpytest_inprocess(f"--pgdbm-kept={what}")
         assert result.ret == 0
         assert result.stderr.str() == ""
         return result.outlines
@@ -98,6 +102,7 @@ def eventually(is_so: Callable[[], Any], seconds: float = 20.0) -> Any:
 def scene(own_server_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setenv("PGDBM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     scene = Scene(own_server_project)
     yield scene
     while scene.running:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -52,7 +53,7 @@ class Patient:
         return dedent(next(part for part in told.split("\n\n") if part.startswith(title)).partition("\n")[2])
 
     def _ask(self, *args: str) -> tuple[int, str]:
-        result = self._pytester.runpytest_subprocess(*args, *self._url, timeout=60)
+        result = self._pytester.runpytest_inprocess(*args, *self._url)
         assert result.stderr.str() == ""
         return int(result.ret), "\n".join(result.outlines)
 
@@ -61,6 +62,7 @@ class Patient:
 def patient(pytester: pytest.Pytester, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
     monkeypatch.setenv("PGDBM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return Patient(pytester, database_url)
 
 
@@ -68,6 +70,7 @@ def patient(pytester: pytest.Pytester, database_url: str, tmp_path: Path, monkey
 def without_url(pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
     monkeypatch.setenv("PGDBM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     return Patient(pytester, None)
 

@@ -35,7 +35,7 @@ text = crowd.Crowd.text
 
 async def telling(self, *args):
     told = await text(self, *args)
-    if told.startswith("waited"):  # not that of a login, which nobody is told of if it comes in time
+    if told.startswith("waited"):  # not that of the first login, which nobody is told of if it comes in time
         pathlib.Path("waits").touch()
     return told
 

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are k
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_next_run_has_the_same_server_and_finds_no_row_of_the_last_one(scene: Scene, workers: str) -> None:
-    first = scene.run("-n", workers)
-    second = scene.run("-n", workers)
+    first = scene.run("-n", workers, apart=True)
+    second = scene.run("-n", workers, apart=True)
     assert second["port"] == first["port"]
     others = [name for name in second["databases"] if name not in OURS]
     assert second["mine"] in others

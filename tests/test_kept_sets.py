@@ -90,8 +90,7 @@ def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def test_the_next_run_has_the_set_that_was_built_and_finds_it_as_it_was_then(scene: Scene) -> None:
-    first = run(scene)
-    second, third = run(scene), run(scene)
+    first, second, third = (scene.run(test=TELLS, apart=True) for _ in range(3))
     assert is_same(first, second)
     assert is_same(second, third)
     assert third["mine"] == first["mine"]

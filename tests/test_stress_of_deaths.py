@@ -11,5 +11,5 @@ def test_twenty_runs_that_are_killed_at_random_moments_leave_nothing_and_hurt_no
 
 
 def test_runs_that_overlap_and_die_never_see_each_other() -> None:
-    outcome = overlap.stressed(20)
+    outcome = overlap.stressed(60)
     assert outcome.good, outcome

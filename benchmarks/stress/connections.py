@@ -14,17 +14,11 @@ from pathlib import Path
 
 from benchmarks.sampling import Sampler
 from benchmarks.stress import servers
+from benchmarks.stress.projects import ini
 
 NAME = "connections"
 RESERVED = 3
 """superuser_reserved_connections, as is its default."""
-
-_INI = """
-[pytest]
-asyncio_mode = auto
-asyncio_default_fixture_loop_scope = session
-filterwarnings = error
-"""
 
 _MIGRATION = "create table {{tables.things}} (id serial primary key, worker text not null);"
 
@@ -124,7 +118,7 @@ def stressed(tests: int, workers: int, max_connections: int) -> Outcome:
 def _write(folder: Path, tests: int) -> None:
     (folder / "migrations" / "things").mkdir(parents=True)
     (folder / "migrations" / "things" / "001.sql").write_text(_MIGRATION)
-    (folder / "pytest.ini").write_text(_INI)
+    (folder / "pytest.ini").write_text(ini("session"))
     (folder / "conftest.py").write_text(_CONFTEST)
     for number, start in enumerate(range(0, tests, _PER_FILE)):
         text = _TESTS.format(start=start, stop=min(start + _PER_FILE, tests))
@@ -133,7 +127,7 @@ def _write(folder: Path, tests: int) -> None:
 
 def _finish(folder: Path, url: str, workers: int) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PYTEST"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "-p", "no:cacheprovider", str(folder)]
+    command = [sys.executable, "-m", "pytest", "-n", str(workers), str(folder)]
     done = subprocess.run(
         command,
         cwd=folder,

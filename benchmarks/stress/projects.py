@@ -17,8 +17,9 @@ import psutil
 _INI = """
 [pytest]
 asyncio_mode = auto
-asyncio_default_fixture_loop_scope = function
+asyncio_default_fixture_loop_scope = {}
 filterwarnings = error
+addopts = -q -p no:cacheprovider -p no:hypothesispytest -p no:anyio
 """
 
 _MIGRATION = "create table {{tables.things}} (id serial primary key, run text not null);"
@@ -76,6 +77,11 @@ async def test_goes_on(things_db, mine):
 """
 
 
+def ini(scope: str) -> str:
+    """A pytest.ini with loops of this scope, and without plugins that would take long to load in each process."""
+    return _INI.format(scope)
+
+
 class Project:
     """A folder with tests; `start` runs them at a URL, or at servers of the runs' own without one."""
 
@@ -87,7 +93,7 @@ class Project:
             parent.chmod(0o755)
         (folder / "migrations" / "things").mkdir(parents=True)
         (folder / "migrations" / "things" / "001.sql").write_text(_MIGRATION)
-        (folder / "pytest.ini").write_text(_INI)
+        (folder / "pytest.ini").write_text(ini("function"))
         (folder / "conftest.py").write_text(_CONFTEST)
         (folder / "test_things.py").write_text(tests)
 
@@ -97,7 +103,7 @@ class Project:
         where = {} if url is None else {"PGDBM_URL": url}
         with (self.folder / "output").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *args],
+                [sys.executable, "-m", "pytest", *args],
                 cwd=self.folder,
                 env={**kept, **where, "TMPDIR": str(self.tmp)},
                 stdin=subprocess.DEVNULL,

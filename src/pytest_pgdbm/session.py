@@ -293,6 +293,7 @@ class Session:
             pinned=self._pinned,
             timeout=self.settings.migration_timeout.value,
             extensions=frozenset(self.settings.extensions.value),
+            say=self.waits.append,
         )
 
     @property
@@ -326,6 +327,7 @@ class Session:
             path=self._pinned,
             registration=registration,
             died=lambda: self._holding.server_death(),
+            say=self.waits.append,
         )
 
     @cached_property

@@ -49,7 +49,8 @@ where pid = {pid} and application_name = {name} and usename = current_user
 class Admin:
     """Lends its connection to one piece of work at a time; opened at the first use, and anew if it was lost.
 
-    With a `registration` it shows that the process lives. `died` tells how the server ended, where that is known.
+    With a `registration` it shows that the process lives. `died` tells how the server ended, if that is known, `say` is
+    told of a long wait for a server that is full.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class Admin:
         path: str | None,
         registration: Registration | None = None,
         died: Callable[[], str | None] = lambda: None,
+        say: Callable[[str], object] = str,
     ) -> None:
         self._endpoint = endpoint
         self._database = database
         self._application_name = application_name
         self._settings = {} if path is None else {"search_path": path}
+        self._say = say
         self._connection: asyncpg.Connection | None = None
         self._registration = registration
         self._pid = 0
@@ -183,6 +186,7 @@ class Admin:
             self._endpoint.admin,
             application_name=self._application_name,
             settings=self._settings,
+            say=self._say,
         )
 
     def _ended(self, connection: asyncpg.Connection) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import getpass
 import socket
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -99,14 +99,16 @@ async def connect(
     application_name: str,
     settings: dict[str, str] | None = None,
     patience: float | None = None,
+    say: Callable[[str], object] = str,
 ) -> asyncpg.Connection:
     """A connection for the plugin's own work, without time limits on its statements.
 
-    A server that is full is tried again for so many seconds. Raises NoConnection then, which is a
-    TooManyConnectionsError, too.
+    A server that is full is tried again for so many seconds; `say` is told of a long wait. Raises NoConnection
+    then, which is a TooManyConnectionsError, too.
     """
     named = {**_session(endpoint), "application_name": application_name, **(settings or {})}
-    return await _let_in(Crowd(endpoint).wait(patience), dsn(endpoint, database, login), server_settings=named)
+    wait = Crowd(endpoint, say=say).wait(patience)
+    return await _let_in(wait, dsn(endpoint, database, login), server_settings=named)
 
 
 async def _let_in(wait: Wait, url: str, **more: Any) -> asyncpg.Connection:

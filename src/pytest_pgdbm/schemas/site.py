@@ -5,7 +5,7 @@ All of it is done in the private loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -37,7 +37,8 @@ class Common:
     """What all sites of a process have in common.
 
     `path` is the search path of the tests' connections, `pinned` that of the plugin's own, None for the server's.
-    `timeout` is how many seconds one migration may take, `extensions` are made besides those that services need.
+    `timeout` is how many seconds one migration may take, `extensions` are made besides those that services need, `say`
+    is told of long waits for a connection.
     """
 
     endpoint: Endpoint
@@ -46,6 +47,7 @@ class Common:
     pinned: str | None
     timeout: float | None
     extensions: frozenset[str]
+    say: Callable[[str], object] = str
     contents: Contents = field(default_factory=Contents)
     progress: Progress = field(default_factory=Progress)
 
@@ -84,6 +86,7 @@ class Site:
             database,
             application_name=common.application("admin"),
             path=common.pinned,
+            say=common.say,
             registration=None if proof is None else Registration(common.run.id, common.run.worker),
         )
         self._closes_admin = admin is None
