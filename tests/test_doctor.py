@@ -207,6 +207,12 @@ def test_the_server_at_a_url_is_told(patient: Patient, database_url: str, pgdbm_
     ).replace("8 MB", re.findall(rf"database {pgdbm_server.database}, (\d+ \w+)", told)[0])
 
 
+def test_the_way_past_a_pooler_is_told_without_its_password(patient: Patient, database_url: str) -> None:
+    told = patient.part("Which server a run gets", f"--pgdbm-admin-url={database_url}")
+    place = database_url.rpartition("@")[2]
+    assert f"            past the pooler: postgresql://pgdbm:****@{place} (from --pgdbm-admin-url)" in told.splitlines()
+
+
 def test_what_a_role_lacks_is_told_with_what_mends_it(patient: Patient, workshop: Workshop) -> None:
     role = f"narrow_{os.getpid()}"
     at = workshop.own.tcp_url(workshop.database, workshop.own.login).partition("@")[2]

@@ -71,7 +71,9 @@ def _url(settings: Settings) -> _Way:
     given = settings.url
     if given.value is None:
         return _Way(None, ["none is given by --pgdbm-url, PGDBM_URL or pgdbm_url"])
-    return _Way(f"{masked(str(given.value))} (from {given.source})", [])
+    past = settings.admin_url
+    more = [] if past.value is None else [f"past the pooler: {masked(str(past.value))} (from {past.source})"]
+    return _Way(f"{masked(str(given.value))} (from {given.source})", more)
 
 
 def _embedded(settings: Settings) -> _Way:
