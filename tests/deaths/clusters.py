@@ -14,7 +14,7 @@ import psutil
 import pytest
 from conftest import Project
 from databases import connected, execute
-from deaths.scene import Scene, scene_of
+from deaths.scene import Scene, eventually, scene_of
 from keeper.runs import a_job, a_run
 
 from pytest_pgdbm.servers.base import new_record
@@ -79,16 +79,21 @@ class Cluster(EmbeddedServer):
 
     def crash(self) -> None:
         """Kills the server, all of its processes at once."""
-        for process in self.processes():
+        processes = self.processes()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         assert self._child is not None
         self._child.wait()
+        psutil.wait_procs(processes, timeout=30)
 
     def come_back(self) -> None:
         """Starts the server again, where it was and with its data."""
         Path(self._command[0].data, "postmaster.pid").unlink(missing_ok=True)
-        assert self._comes(self._spawn(self._postgres(*self._command), self._command[0], self._log), self._command[0])
+        eventually(self._is_back)  # another socket may have its port for a moment
+
+    def _is_back(self) -> bool:
+        return self._comes(self._spawn(self._postgres(*self._command), self._command[0], self._log), self._command[0])
 
     def freeze(self) -> None:
         """Has nobody answered any more: what connects waits."""
