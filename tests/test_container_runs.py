@@ -220,7 +220,8 @@ def test_a_run_whose_container_is_removed_says_so_and_ends(scene: ContainerScene
     matcher.fnmatch_lines_random(
         [
             "E *LeaseLost: the schemas of test_it.py::test_waits were lost: *",
-            "the schemas of 'users' could not be made: the server at 127.0.0.1:* does not answer any more: *",
+            "the schemas of 'users', 'orders' could not be made: the server at 127.0.0.1:* does not answer any more:"
+            f" the container {container_name(scene.run)} was removed",
         ]
     )
     assert scene.left() == []
