@@ -46,7 +46,7 @@ async def fill(pool):
 def in_a_thread(work):
     # In the main thread, asyncio.run() takes the session's loop away from old versions of pytest-asyncio.
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        executor.submit(asyncio.run, work).result()
+        return executor.submit(asyncio.run, work).result()
 
 
 def pool_connections(url):
@@ -57,7 +57,7 @@ def pool_connections(url):
         finally:
             await connection.close()
 
-    return asyncio.run(count())
+    return in_a_thread(count())
 
 
 def assert_only_parked(pool, url):
@@ -661,7 +661,7 @@ def test_the_pool_is_one_for_its_users(loops: Project, assert_nothing_left: Call
 SUCCESSIVE = """
 import asyncio
 import pytest
-from help import WORKER, assert_only_parked, check, fill
+from help import WORKER, assert_only_parked, check, fill, in_a_thread
 
 pids = []
 
@@ -687,7 +687,7 @@ def test_in_a_thread(users_db, pgdbm_pool, time):
         async with pgdbm_pool.acquire() as one, pgdbm_pool.acquire() as other:
             return {one.get_server_pid(), other.get_server_pid()}
 
-    assert asyncio.run(asyncio.wait_for(asyncio.to_thread(lambda: asyncio.run(work())), 10)) == pids[-1]
+    assert in_a_thread(work()) == pids[-1]
 
 async def test_new_sessions_for_who_asks(users_db, pgdbm_pool, pgdbm_url):
     await pgdbm_pool.expire_connections()
