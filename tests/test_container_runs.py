@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
@@ -14,8 +13,8 @@ from typing import Any
 import engine
 import pytest
 from conftest import Project
+from deaths.scene import CONFTEST, HANGS, SECONDS_TO_VANISH, Scene, eventually
 from engine import IMAGE
-from test_xdist_and_deaths import CONFTEST, HANGS, SECONDS_TO_VANISH, Scene, eventually
 
 from pytest_pgdbm.servers import installations
 from pytest_pgdbm.servers.docker_engine import LABEL, container_name
@@ -54,16 +53,10 @@ async def test_it(users_db, pgdbm_server, n):
 
 
 IS_LEFT_ALONE = """
-import os, pathlib, pytest, time
+import pytest
 
-HERE = pathlib.Path(__file__).parent
-
-async def test_waits(users_db):
-    (HERE / f"hangs-{os.getpid()}").touch()
-    until = time.monotonic() + 60
-    while not (HERE / "go").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+async def test_waits(users_db, wait_for):
+    wait_for("go")
     await users_db.execute("insert into {{tables.users}} (email) values ('a')")
 
 @pytest.mark.parametrize("n", range(300))
@@ -91,7 +84,7 @@ class ContainerScene(Scene):
         return self.project.run(*args, f"--pgdbm-image={IMAGE}", test=test)
 
     @property
-    def run(self) -> str:
+    def run_id(self) -> str:
         """The id of the one run that the controller and all workers are."""
         (sign,) = self.signs("run-*")
         return sign.name.removeprefix("run-")
@@ -99,13 +92,13 @@ class ContainerScene(Scene):
     def containers(self) -> set[str]:
         """The names of all containers, running or not, that bear the name or the label of the run."""
         found = set()
-        for sign in ({"name": container_name(self.run)}, {"label": f"{LABEL}={self.run}"}):
+        for sign in ({"name": container_name(self.run_id)}, {"label": f"{LABEL}={self.run_id}"}):
             found |= {each.name for each in self._client.containers.list(all=True, ignore_removed=True, filters=sign)}
         return found
 
     def created(self) -> list[str]:
         """The names of the containers that the engine made for the run, whether they are still there or not."""
-        return [made["name"] for made in self._made(label=f"{LABEL}={self.run}")]
+        return [made["name"] for made in self._made(label=f"{LABEL}={self.run_id}")]
 
     def reapers(self) -> list[str]:
         """The images of testcontainers' reaper of which the engine made a container since the test began."""
@@ -146,7 +139,7 @@ def test_a_run_alone_has_one_container_and_never_a_reaper(
         monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", disabled)
     scene.start_on_container(test=TELLS, workers=0)
     assert "4 passed" in scene.end()
-    assert scene.created() == [container_name(scene.run)]
+    assert scene.created() == [container_name(scene.run_id)]
     assert scene.reapers() == []
     assert scene.containers() == set()
     assert scene.left() == []
@@ -160,7 +153,7 @@ def test_all_workers_share_one_container_and_each_has_its_own_database(scene: Co
     assert set(told) == {"gw0", "gw1"}
     assert told["gw0"][0] == told["gw1"][0]
     assert told["gw0"][1] != told["gw1"][1]
-    assert scene.created() == [container_name(scene.run)]
+    assert scene.created() == [container_name(scene.run_id)]
     assert scene.containers() == set()
     assert scene.left() == []
 
@@ -168,8 +161,8 @@ def test_all_workers_share_one_container_and_each_has_its_own_database(scene: Co
 @needs_engine
 def test_no_container_is_left_ten_seconds_after_everything_was_killed(scene: ContainerScene) -> None:
     scene.start_on_container(test=HANGS)
-    eventually(lambda: scene.signs("hangs-*"))
-    assert scene.containers() == {container_name(scene.run)}
+    scene.hanging()
+    assert scene.containers() == {container_name(scene.run_id)}
     assert scene.left() != []
     scene.kill_all()
     eventually(lambda: scene.containers() == set() and scene.left() == [], SECONDS_TO_VANISH)
@@ -188,9 +181,8 @@ def test_no_container_is_left_of_a_run_that_was_killed_while_its_container_start
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_run_leaves_no_container(scene: ContainerScene, workers: int) -> None:
     scene.start_on_container(test=HANGS, workers=workers)
-    eventually(lambda: scene.signs("hangs-*"))
-    assert scene.process is not None
-    os.killpg(scene.process.pid, signal.SIGINT)
+    scene.hanging()
+    scene.signal(signal.SIGINT)
     scene.end()
     eventually(lambda: scene.containers() == set() and scene.left() == [], SECONDS_TO_VANISH)
 
@@ -203,7 +195,7 @@ def test_a_killed_worker_costs_its_test_only_and_the_container_stays(scene: Cont
     assert "crashed while running 'test_it.py::test_it[3]'" in output
     assert len(scene.signs("port-*")) == 6
     assert len({path.read_text() for path in scene.signs("port-*")}) == 1
-    assert scene.created() == [container_name(scene.run)]
+    assert scene.created() == [container_name(scene.run_id)]
     assert scene.containers() == set()
     assert scene.left() == []
 
@@ -211,17 +203,17 @@ def test_a_killed_worker_costs_its_test_only_and_the_container_stays(scene: Cont
 @needs_engine
 def test_a_run_whose_container_is_removed_says_so_and_ends(scene: ContainerScene) -> None:
     scene.start_on_container("--tb=short", test=IS_LEFT_ALONE, workers=0)
-    eventually(lambda: scene.signs("hangs-*"))
+    scene.hanging()
     scene.remove_containers()
-    (scene.project.path / "go").touch()
+    scene.tell("go")
     output = scene.end()
     assert "1 failed, 301 errors" in output
     matcher = pytest.LineMatcher(output.splitlines())
     matcher.fnmatch_lines_random(
         [
             "E *LeaseLost: the schemas of test_it.py::test_waits were lost: *",
-            "the schemas of 'users', 'orders' could not be made: the server at 127.0.0.1:* does not answer any more:"
-            f" the container {container_name(scene.run)} was removed",
+            # Why, the daemon is asked; where it takes long to answer, it is what connecting says.
+            "the schemas of 'users', 'orders' could not be made: the server at 127.0.0.1:* does not answer any more: *",
         ]
     )
     assert scene.left() == []
@@ -258,7 +250,7 @@ def test_where_nothing_is_installed_auto_takes_a_container(scene: ContainerScene
     result.stdout.fnmatch_lines(
         [f"pgdbm: container of {IMAGE}, since the server programs initdb and postgres were not found; *"]
     )
-    assert scene.created() == [container_name(scene.run)]
+    assert scene.created() == [container_name(scene.run_id)]
     assert scene.containers() == set()
 
 
@@ -275,7 +267,7 @@ def test_a_container_of_another_version_than_asked_for_is_refused_and_removed(sc
             " or ask for another version with --pgdbm-server-version",
         ]
     )
-    assert scene.created() == [container_name(scene.run)]
+    assert scene.created() == [container_name(scene.run_id)]
     assert scene.containers() == set()
 
 

@@ -89,7 +89,7 @@ class Scene:
         self.project = project
         self.tmp = tmp
         self.process: subprocess.Popen[bytes] | None = None
-        self._output = project.path / "output"
+        self._output = tmp / f"output-{id(self)}"
 
     def start(self, *args: str, test: str, ini: str = "", **environment: str) -> None:
         """Starts the run; it notes its name, so that what is left of it can be told."""

@@ -2,129 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from conftest import Project
+from deaths.scene import HANGS, SECONDS_TO_VANISH, Scene, eventually, scene_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are killed by POSIX signals")
-
-SECONDS_TO_VANISH = 10
-
-HANGS = """
-import os, pathlib, signal
-
-async def test_hangs(users_db, pgdbm_server):
-    here = pathlib.Path(__file__).parent
-    (here / f"hangs-{os.getpid()}").write_text(str(pgdbm_server.port))
-    signal.pause()
-"""
-
-
-CONFTEST = """
-import pathlib
-from pytest_pgdbm import pgdbm_db
-from pytest_pgdbm.fixtures import SESSION
-
-users_db = pgdbm_db("users")
-
-def pytest_sessionstart(session):
-    pathlib.Path(__file__).with_name("run-" + session.config.stash[SESSION].run.id).touch()
-"""
-
-
-class Scene:
-    """A run of a project in a process group of its own, whose temporary files lie in a folder of their own."""
-
-    def __init__(self, project: Project, tmp: Path) -> None:
-        self.project = project
-        self.tmp = tmp
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self, *args: str, test: str, **environment: str) -> None:
-        """Starts the run; it notes its name, so that what is left of it can be told."""
-        self.project.write("test_it.py", test)
-        self.project.write("conftest.py", CONFTEST)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *args],
-            cwd=self.project.path,
-            env={**os.environ, "TMPDIR": str(self.tmp), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def end(self) -> str:
-        """Waits for its end and returns what it printed."""
-        assert self.process is not None
-        output, _ = self.process.communicate(timeout=90)
-        return output
-
-    def signs(self, pattern: str) -> list[Path]:
-        """Files that its tests wrote."""
-        return sorted(self.project.path.glob(pattern))
-
-    def kill_all(self) -> None:
-        """Kills the controller and its workers, all at once, so that none can do anything for the others."""
-        assert self.process is not None
-        controller = psutil.Process(self.process.pid)
-        family = [controller, *controller.children(recursive=True)]
-        for process in [each for each in family if not _belongs_to_server(each)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-    def left(self) -> list[str]:
-        """What there is of its runs on this machine: folders and processes that bear their names."""
-        runs = [path.name.removeprefix("run-") for path in self.signs("run-*")]
-        assert runs
-        found = [str(path) for place in (self.tmp, Path("/dev/shm")) for path in place.glob("pgdbm-*")]
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                found.append(" ".join(process.cmdline()) + " in " + process.cwd())
-        return [each for each in found if any(run in each for run in runs)]
-
-    def close(self) -> None:
-        """Ends the run if it still goes on."""
-        if self.process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
-
-
-def _belongs_to_server(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        line = " ".join(process.cmdline())
-        return "keeper" in line or line.startswith("postgres") or "/postgres " in line
-    return False
-
-
-def eventually(true: Callable[[], object], seconds: float = 30) -> None:
-    """Waits until `true()` is; an event of another process has no handle to wait on."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture
 def scene(own_server_project: Project) -> Iterator[Scene]:
-    with tempfile.TemporaryDirectory(prefix="t") as tmp:
-        Path(tmp).chmod(0o755)
-        scene = Scene(own_server_project, Path(tmp))
-        yield scene
-        scene.close()
+    yield from scene_of(own_server_project)
 
 
 TELLS = """
@@ -181,11 +74,10 @@ def test_a_killed_worker_costs_its_test_only_and_its_replacement_joins(scene: Sc
 
 def test_the_server_stays_while_the_controller_lives_and_goes_with_it(scene: Scene) -> None:
     scene.start("-n", "2", test=HANGS)
-    eventually(lambda: scene.signs("hangs-*"))
+    (worker,) = scene.hanging()
     assert scene.process is not None
     scene.process.send_signal(signal.SIGKILL)
-    for path in scene.signs("hangs-*"):
-        os.kill(int(path.name.split("-")[1]), signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     eventually(lambda: scene.left() == [], SECONDS_TO_VANISH)
 
 
