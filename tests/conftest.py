@@ -35,13 +35,16 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Hypothesis and trio, which anyio's plugin loads, would take as long in each process of a run as all the rest.
-INI = """
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+"""Arguments of runs in processes of their own, of which each would load Hypothesis."""
+
+# anyio's plugin loads trio. Both take as long as all the rest of a small run.
+INI = f"""
 [pytest]
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
 filterwarnings = error
-addopts = -p no:cacheprovider -p no:hypothesispytest -p no:anyio
+addopts = {" ".join(QUICK)} -p no:anyio
 """
 
 USERS = """

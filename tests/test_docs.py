@@ -20,6 +20,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from conftest import QUICK
 from databases import drop_database, execute
 
 import pytest_pgdbm
@@ -143,7 +144,7 @@ def run(pytester: pytest.Pytester, *args: str, url: str | None = None, stdin: by
     with pytest.MonkeyPatch.context() as patch:
         if url is not None:
             patch.setenv("PGDBM_URL", url)
-        command = (sys.executable, "-m", "pytest", "--rootdir", str(pytester.path), *args)
+        command = (sys.executable, "-m", "pytest", *QUICK, "--rootdir", str(pytester.path), *args)
         return pytester.run(*command, timeout=120, stdin=stdin)
 
 

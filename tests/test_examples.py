@@ -12,6 +12,7 @@ from typing import Any
 
 import engine
 import pytest
+from conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "conftest_examples"
@@ -34,7 +35,7 @@ def run(pytester: pytest.Pytester, name: str, *args: str, url: str | None = None
         patch.chdir(folder)
         if url is not None:
             patch.setenv("PGDBM_URL", url)
-        return pytester.run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args, timeout=180)
+        return pytester.run(sys.executable, "-m", "pytest", *QUICK, *args, timeout=180)
 
 
 def projects_tests(name: str) -> int:
