@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -222,24 +222,32 @@ async def _copy(
     writer.close()
 
 
-def test_a_server_that_is_too_old_is_refused_by_its_version(door: Door) -> None:
-    """The server at hand, whose greeting is changed on the way."""
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def refused(door: Door, answer: Answer) -> ServerFailed:
+    """Why a login fails at a server that answers so."""
 
     async def go() -> ServerFailed:
-        own = door.workshop.own
-        major = b"server_version\0" + own.version[:2].encode()
-
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there, back = await asyncio.open_connection(own.host, own.port)
-            await asyncio.gather(_copy(reader, back), _copy(there, writer, (major, b"server_version\0" + b"13")))
-
-        async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(ServerFailed) as caught:
                 await door.knock(door.url(host=f"127.0.0.1:{port}"))
             return caught.value
 
-    failed = asyncio.run(go())
+    return asyncio.run(go())
+
+
+def test_a_server_that_is_too_old_is_refused_by_its_version(door: Door) -> None:
+    """The server at hand, whose greeting is changed on the way."""
+    own = door.workshop.own
+    major = b"server_version\0" + own.version[:2].encode()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(own.host, own.port)
+        await asyncio.gather(_copy(reader, back), _copy(there, writer, (major, b"server_version\0" + b"13")))
+
+    failed = refused(door, forward)
     assert failed.why == "the server is PostgreSQL 13, and pytest-pgdbm needs 14 or later"
     assert failed.remedy == "use a newer server, or leave --pgdbm-url out for one of the plugin's own"
 
@@ -247,25 +255,18 @@ def test_a_server_that_is_too_old_is_refused_by_its_version(door: Door) -> None:
 def test_a_pooler_between_is_told(door: Door) -> None:
     """As pgbouncer answers: it knows few parameters of a session."""
 
-    async def go() -> ServerFailed:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            length = int.from_bytes(await reader.readexactly(4), "big")
-            body = await reader.readexactly(length - 4)
-            if body[:4] == (80877103).to_bytes(4, "big"):  # no TLS
-                writer.write(b"N")
-                await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big") - 4)
-            fields = b"SFATAL\0C08P01\0Munsupported startup parameter: jit\0\0"
-            writer.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
-            await writer.drain()
-            writer.close()
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4), "big")
+        body = await reader.readexactly(length - 4)
+        if body[:4] == (80877103).to_bytes(4, "big"):  # no TLS
+            writer.write(b"N")
+            await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big") - 4)
+        fields = b"SFATAL\0C08P01\0Munsupported startup parameter: jit\0\0"
+        writer.write(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+        await writer.drain()
+        writer.close()
 
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
-            with pytest.raises(ServerFailed) as caught:
-                await door.knock(door.url(host=f"127.0.0.1:{port}"))
-            return caught.value
-
-    failed = asyncio.run(go())
+    failed = refused(door, answer)
     assert failed.why.endswith(" is a connection pooler that refuses a connection (unsupported startup parameter: jit)")
     assert failed.remedy == (
         "let the pooler drop what it does not know; in pgbouncer.ini: ignore_startup_parameters = search_path,jit,"
