@@ -268,6 +268,17 @@ def test_clusters_that_nobody_has_used_for_a_month_go(stage, made):
     assert sorted(entry.name for entry in stage.file.parent.iterdir()) == ["abc.cluster", "young.cluster"]
 
 
+def test_of_many_clusters_those_that_were_used_last_stay(stage):
+    now = time.time()
+    for number in range(20):
+        other = stage.file.with_name(f"other{number:02}.cluster")
+        other.touch()
+        os.utime(other, (now - 60 * number, now - 60 * number))
+    assert stage.start()
+    left = sorted(entry.name for entry in stage.file.parent.iterdir())
+    assert left == ["abc.cluster", *(f"other{number:02}.cluster" for number in range(11))]
+
+
 def test_using_a_cluster_keeps_it_from_going(stage, made):
     stage.file.write_bytes(made)
     long_ago = time.time() - 31 * 86400

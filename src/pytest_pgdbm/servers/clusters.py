@@ -24,6 +24,7 @@ from pytest_pgdbm.servers import packs
 from pytest_pgdbm.servers.private import is_private, make_private
 
 _UNUSED = 30 * 86400.0
+_MOST = 12  # some 300 MB: virtual environments that are made anew each time in another folder need one each
 _HALF_MADE = 3600.0
 _ENDING = ".cluster"
 
@@ -106,13 +107,23 @@ class Check:
 
 
 def _tidy(folder: Path) -> None:
-    """Removes clusters that nobody has used for a month, and what a kill has left half made."""
+    """Makes room for one more: removes all but those used last, the unused ones, and what a kill has left half made."""
+    kept = 0
+    for age, file in sorted(_ages(folder)):
+        whole = file.suffix == _ENDING
+        if age > (_UNUSED if whole else _HALF_MADE) or (whole and kept == _MOST - 1):
+            with contextlib.suppress(OSError):
+                file.unlink()
+        else:
+            kept += whole
+
+
+def _ages(folder: Path) -> Iterator[tuple[float, Path]]:
+    """How many seconds ago each file was used last."""
     now = time.time()
     for file in folder.glob(f"*{_ENDING}*"):
-        patience = _UNUSED if file.suffix == _ENDING else _HALF_MADE
-        with contextlib.suppress(OSError):
-            if now - file.lstat().st_mtime > patience:
-                file.unlink()
+        with contextlib.suppress(OSError):  # another run tidies, too
+            yield now - file.lstat().st_mtime, file
 
 
 def _private(path: str, flags: int) -> int:
