@@ -43,7 +43,7 @@ def _cache(environ: Mapping[str, str]) -> list[Row]:
     told = [f"{folder}: {total if entries else 'empty'}"]
     told += [f"{name}: {size(amount)}, used {_ago(used)}" for used, amount, name in entries[:_MOST]]
     if len(entries) > _MOST:
-        told.append(f"and {len(entries) - _MOST} more; those that were used last stay, a dozen for a month")
+        told.append(f"and {len(entries) - _MOST} more; those used last stay, a dozen at most, for a month")
     return labelled("cache", told)
 
 
