@@ -73,11 +73,11 @@ def own_server(scene: Scene) -> psutil.Process:
     raise AssertionError("the run has no server")
 
 
-def crash_within(server: psutil.Process, part: str) -> None:
-    """Kills one of a server's processes; returns when the server has ended all others for that."""
-    processes = server.children()
-    next(process for process in processes if part in " ".join(process.cmdline())).kill()
-    _, left = psutil.wait_procs(processes, timeout=30)
+def crash(server: psutil.Process, part: str = "/bin/postgres -D") -> None:
+    """Kills a server's first process, or another one; returns when all others have ended for that."""
+    others = server.children()
+    next(process for process in (server, *others) if part in " ".join(process.cmdline())).kill()
+    _, left = psutil.wait_procs(others, timeout=30)
     assert not left
 
 
@@ -161,7 +161,7 @@ def test_a_server_that_answers_nothing_is_named_and_waited_for_once(at_cluster: 
 
 
 def test_the_end_of_the_runs_own_server_is_told_with_its_log(own_dying: Scene) -> None:
-    output = meanwhile(own_dying, lambda: own_server(own_dying).kill(), BEFORE + WAITS + MANY, "-q")
+    output = meanwhile(own_dying, lambda: crash(own_server(own_dying)), BEFORE + WAITS + MANY, "-q")
     says(
         output,
         LOST,
@@ -173,7 +173,7 @@ def test_the_end_of_the_runs_own_server_is_told_with_its_log(own_dying: Scene) -
 
 
 def test_a_backend_of_the_runs_own_server_that_crashes_costs_the_running_test_only(own_dying: Scene) -> None:
-    output = meanwhile(own_dying, lambda: crash_within(own_server(own_dying), "checkpointer"), BEFORE + WAITS + AFTER)
+    output = meanwhile(own_dying, lambda: crash(own_server(own_dying), "checkpointer"), BEFORE + WAITS + AFTER)
     says(output, LOST)
     assert counted(output) == {"passed": 2, "failed": 1, "error": 1}, output
     own_dying.nothing_is_left()
