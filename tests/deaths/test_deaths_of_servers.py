@@ -73,10 +73,10 @@ def own_server(scene: Scene) -> psutil.Process:
     raise AssertionError("the run has no server")
 
 
-def crash(server: psutil.Process, part: str = "/bin/postgres -D") -> None:
+def crash(server: psutil.Process, pid: int | None = None) -> None:
     """Kills a server's first process, or another one; returns when all others have ended for that."""
     others = server.children()
-    next(process for process in (server, *others) if part in " ".join(process.cmdline())).kill()
+    os.kill(pid or server.pid, signal.SIGKILL)
     _, left = psutil.wait_procs(others, timeout=30)
     assert not left
 
@@ -116,7 +116,10 @@ def test_connections_of_the_plugin_that_are_ended_cost_the_running_test_only(
 def test_a_backend_that_crashes_takes_all_connections_along_and_later_tests_go_on(
     at_cluster: Scene, cluster: Cluster
 ) -> None:
-    output = meanwhile(at_cluster, lambda: os.kill(backend_of(cluster, "pool"), signal.SIGKILL), BEFORE + WAITS + AFTER)
+    def crash_within() -> None:
+        crash(cluster.processes()[0], backend_of(cluster, "pool"))
+
+    output = meanwhile(at_cluster, crash_within, BEFORE + WAITS + AFTER)
     says(output, LOST)
     assert counted(output) == {"passed": 2, "failed": 1, "error": 1}, output
     at_cluster.nothing_is_left()
@@ -173,7 +176,11 @@ def test_the_end_of_the_runs_own_server_is_told_with_its_log(own_dying: Scene) -
 
 
 def test_a_backend_of_the_runs_own_server_that_crashes_costs_the_running_test_only(own_dying: Scene) -> None:
-    output = meanwhile(own_dying, lambda: crash(own_server(own_dying), "checkpointer"), BEFORE + WAITS + AFTER)
+    def crash_within() -> None:
+        server = own_server(own_dying)
+        crash(server, next(part.pid for part in server.children() if "checkpointer" in " ".join(part.cmdline())))
+
+    output = meanwhile(own_dying, crash_within, BEFORE + WAITS + AFTER)
     says(output, LOST)
     assert counted(output) == {"passed": 2, "failed": 1, "error": 1}, output
     own_dying.nothing_is_left()
