@@ -53,11 +53,11 @@ class Ground:
 
 
 def installations():
-    """The newest and the oldest version here, or with EVERY_POSTGRESQL in the environment all of
-    them.
+    """The newest and the oldest version here, or the one that the tests are run for; with EVERY_POSTGRESQL in the
+    environment all of them.
     """
     majors = {}
-    for installation in find_installations():
+    for installation in find_installations(os.environ.get("PGDBM_SERVER_BIN")):
         majors.setdefault(installation.major, installation)
     chosen = majors if "EVERY_POSTGRESQL" in os.environ else {max(majors), min(majors)}
     return [majors[major] for major in sorted(chosen)]
