@@ -75,6 +75,7 @@ class Admin:
         self._turn = asyncio.Lock()
         self._contact = Contact(self._log_in, f"{endpoint.host}:{endpoint.port}", died)
         self._resetting = False
+        self._interrupted = False
         self.session = 0
         """Another number once what was temporary in the session is gone."""
         self.losses = 0
@@ -124,7 +125,11 @@ class Admin:
     async def _at_work(self) -> AsyncIterator[None]:
         async with self._turn:
             with self._contact.watching(lambda: self._connection):
-                yield
+                try:
+                    yield
+                except BaseException:
+                    self._interrupted = True
+                    raise
 
     @property
     def is_open(self) -> bool:
@@ -157,6 +162,9 @@ class Admin:
     async def _opened(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
+        elif self._interrupted:
+            await _roll_back(self._connection)
+        self._interrupted = False
         return self._connection
 
     async def _connect(self) -> asyncpg.Connection:
@@ -200,9 +208,8 @@ class Admin:
         """Takes away what a migration may have left in the session; a connection that does not let it goes itself."""
         self.session += 1
         try:
-            # What was cancelled may have begun a transaction that asyncpg does not know of yet.
             if failed or connection.is_in_transaction():
-                await connection.execute("rollback")
+                await _roll_back(connection)
             await connection.execute(_CLEAN)
             await self._release_locks(connection)
         except BaseException as error:
@@ -215,6 +222,12 @@ class Admin:
             await connection.execute("select pg_catalog.pg_advisory_unlock_all()")
         else:
             await self._registration.clean(connection)
+
+
+async def _roll_back(connection: asyncpg.Connection) -> None:
+    """Ends what was cancelled: asyncpg may not know yet that it began, or not know that it never did."""
+    connection._top_xact = None  # left by a BEGIN that was cancelled: the next transaction would be a savepoint in it
+    await connection.execute("rollback")
 
 
 async def _finished(work: Coroutine[Any, Any, None]) -> None:
