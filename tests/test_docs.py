@@ -7,13 +7,14 @@ conftest and the ini file. A `text` block is what some run prints, with `*` for 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import translate
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,8 @@ from pytest_pgdbm import (
     pgdbm_database,
     pgdbm_db,
 )
+from pytest_pgdbm.connections.crowd import Crowd, no_room_for_databases
+from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.settings import OPTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -262,9 +265,22 @@ def test_the_tutorials_header_and_the_line_for_psql_are_printed_on_a_server_of_o
     assert_printed(printed_by_itself("pgdbm: PGPASSFILE"), printed)
 
 
+def test_a_lack_of_connections_is_told_as_the_reference_says() -> None:
+    few = Endpoint("url", "18.1", "db.example.org", 5432, "app_test", Login("app"), Login("app"))
+    few = replace(few, max_connections=40, workers=8)
+
+    async def holders() -> list[str]:
+        return ["21 x 'billing' (billing in billing)", "8 x 'pgdbm 3f0a9c51d2 gw0 admin' (app in app_test)"]
+
+    told = asyncio.run(Crowd(few, ask=holders).text("the server says: sorry, too many clients already", 30))
+    assert printed_by_itself("waited 30 seconds").text.splitlines() == told.splitlines()
+    told = str(no_room_for_databases(few))
+    assert printed_by_itself("isolation 'database' needs").text.splitlines() == told.splitlines()
+
+
 def test_no_text_is_left_that_nothing_prints() -> None:
     starts = ("ERROR:", "url: database", "pgdbm: PGPASSFILE", "pgdbm: embedded", "pytest-pgdbm could not")
-    starts += ("NoConnection: waited",)
+    starts += ("waited 30 seconds", "isolation 'database' needs")
     starts += ("Made by runs of the plugin", "swept: schema")  # see test_doctor.py
     assert [block for block in of("text") if not follows_a_test(block) and not block.text.startswith(starts)] == []
 

@@ -251,6 +251,10 @@ def test_what_a_role_lacks_is_told_with_what_mends_it(patient: Patient, workshop
         code, told = narrow.doctor()
         assert code == 0
         assert "-n 4 lets workers take turns: -n 2 would not, or max_connections = " in told
+        asyncio.run(make(f"alter role {role} connection limit 16"))
+        code, told = narrow.doctor()
+        assert code == 0
+        assert "-n 4 gives each worker a pool of up to 2, and has no room for isolation 'database': -n 3 would" in told
     finally:
         asyncio.run(make(f"revoke all on database {workshop.database} from {role}", f"drop role {role}"))
 
@@ -366,8 +370,8 @@ def test_who_sweeps_already_is_waited_for(patient: Patient, workshop: Workshop) 
             (schema,) = await leave(connection, new_run(), "users")
             await sweeper.fetchval("select pg_advisory_lock($1)", locks.SWEEPING)
             sweeping = asyncio.ensure_future(asyncio.to_thread(patient.sweep))
-            there = "select 1 from pg_stat_activity where application_name = 'pgdbm sweep'"
-            while not await connection.fetchval(there):
+            there = "select 1 from pg_stat_activity where application_name = 'pgdbm sweep' and datname = $1"
+            while not await connection.fetchval(there, workshop.database):
                 await asyncio.sleep(0.02)
             await sweeper.execute("select pg_advisory_unlock_all()")
             code, told = await sweeping

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import asyncpg
 import pytest
 from conftest import Project
 from databases import execute
+from schemas.test_sweep import leave
 
 from benchmarks.sampling import Sampler
 from benchmarks.stress import servers
 from benchmarks.stress.connections import stressed
+from pytest_pgdbm.ground.names import new_run
 
 IMPATIENT = """
 from pytest_pgdbm import pgdbm_db
@@ -183,6 +186,69 @@ def test_code_that_takes_three_at_once_where_there_are_two_does_not_stand_still(
         result = project.run_apart(test=THREE)
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["E *waited 1 seconds for a connection to *: this worker's share is in use"])
+
+
+# ------------------------------------------------------------------ what comes and goes
+
+LEAKING = """
+import pytest
+
+left = []
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_leaves_both(users_db):
+    for number in range(2):
+        left.append(users_db.acquire())
+        connection = await left[-1].__aenter__()
+        await connection.execute(f"select {number}")
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_has_both(users_db):
+    async with users_db.acquire(), users_db.acquire():
+        pass
+"""
+
+
+@pytest.mark.parametrize("isolation", ["schema", "database"])
+def test_what_a_test_has_left_is_ended_within_the_share(project: Project, few: Few, isolation: str) -> None:
+    fewest = {"schema": 3, "database": 5}[isolation]
+    with few(fewest) as sampler:
+        result = project.run_apart("-o", f"pgdbm_isolation={isolation}", "-W", "default", test=LEAKING)
+    result.assert_outcomes(passed=2, warnings=1)
+    for number in range(2):
+        result.stdout.fnmatch_lines([f"*test_leaves_both ended without*, idle, last query 'select {number}')*"])
+    assert 0 < sampler.peak <= fewest
+
+
+def test_without_a_connection_to_spare_it_is_swept_at_the_end(project: Project, few: Few) -> None:
+    few(3)
+
+    async def ask(work: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
+        connection = await asyncpg.connect(project.url)
+        try:
+            return await work(connection)
+        finally:
+            await connection.close()
+
+    asyncio.run(ask(lambda connection: leave(connection, new_run(), "users", "orders")))
+    project.run_apart(test=BY_OTHERS).assert_outcomes(passed=1)
+    schemas = "select nspname from pg_namespace where nspname !~ '^(pg_|public$|information_schema$)'"
+    assert asyncio.run(ask(lambda connection: connection.fetch(schemas))) == []
+
+
+def test_isolation_database_is_refused_where_there_is_no_room_for_its_connections(project: Project, few: Few) -> None:
+    with few(9) as sampler:
+        result = project.run_apart("-o", "pgdbm_isolation=database", "-n", "2", test=BY_OTHERS)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "isolation 'database' needs 5 connections of each worker, and 127.0.0.1:* has 9 for 2 workers",
+            "  max_connections: 12, of which 3 are reserved",
+            "  to mend it: max_connections = 13 or more (or CONNECTION LIMIT of the role or database), or fewer"
+            " workers: -n 1 fits",
+        ]
+    )
+    assert 0 < sampler.peak <= 2
 
 
 # ------------------------------------------------------------------ other clients

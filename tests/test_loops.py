@@ -27,7 +27,8 @@ import asyncpg
 ADD = "insert into {{tables.users}} (email) values ($1) returning id"
 COUNT = "select count(*) from {{tables.users}}"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-POOL = f"select count(*) from pg_stat_activity where application_name like 'pgdbm% {WORKER} pool'"
+POOL = f'''select count(*) from pg_stat_activity
+    where application_name like 'pgdbm% {WORKER} pool' and datname = current_database()'''
 
 
 async def check(db):
@@ -643,7 +644,8 @@ async def test_the_pool_cannot_be_sent_elsewhere(pgdbm_pool):
 async def test_connections_die_between_tests(pgdbm_url):
     connection = await asyncpg.connect(pgdbm_url)
     await connection.execute(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'pgdbm%pool'")
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name like 'pgdbm%pool' and datname = current_database()")
     await connection.close()
 
 async def test_the_next_test_gets_a_living_one(pgdbm_pool, users_db):

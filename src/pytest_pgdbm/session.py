@@ -21,6 +21,7 @@ from pytest_pgdbm.ground.masks import SecretUrl
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.admin import Admin
+    from pytest_pgdbm.connections.backends import Activity
     from pytest_pgdbm.connections.budget import Budget
     from pytest_pgdbm.connections.crowd import Crowd
     from pytest_pgdbm.connections.loop import PrivateLoop
@@ -231,8 +232,14 @@ class Session:
                 path=self._path,
                 size=self._budget.pool,
                 options={**(_UNTIMED if self.debugged else {}), **self.pool_options},
+                end=None if self._budget.spare else self._end_backends,
             )
         )
+
+    async def _end_backends(self, pids: Collection[int], application: str) -> dict[int, Activity]:
+        from pytest_pgdbm.connections import backends
+
+        return await self.loop.wait(backends.end_by(self._workers_database.admin, pids, application=application))
 
     @cached_property
     def _leases(self) -> Leases:
@@ -269,7 +276,7 @@ class Session:
     def _sweeper(self) -> Sweeper:
         from pytest_pgdbm.schemas.sweeper import Sweeper
 
-        sweeper = Sweeper(self._common)
+        sweeper = Sweeper(self._common, None if self._budget.spare else self._workers_database.admin)
         self._closers.append(lambda: self.loop.run(sweeper.end()))
         return sweeper
 

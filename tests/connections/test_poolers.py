@@ -323,7 +323,8 @@ def test_what_a_test_leaves_behind_the_pooler_ends(project: Project, through: Th
         result = project.run(*pooled(project, url), "-W", "default", test=LEAKING)
     result.assert_outcomes(passed=5, warnings=1)
     result.stdout.fnmatch_lines(["*test_leaves_a_transaction ended without giving back a connection that it took at *"])
-    assert query("select pid from pg_stat_activity where state = 'active' and query ~ 'pg_sleep\\(600'") == []
+    asleep = "state = 'active' and query ~ 'pg_sleep\\(600'"
+    assert query(f"select pid from pg_stat_activity where {asleep} and datname = current_database()") == []
 
 
 WHOLE = """

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import asyncpg
+
+from pytest_pgdbm.connections.admin import Admin
+
+SECONDS_TO_END = 5.0
+"""How long is waited for a connection to end others by; a server process without a client ends by itself, too."""
 
 # Waits, bounded, until each is gone: https://www.postgresql.org/docs/current/functions-admin.html (PostgreSQL 14).
 # A process number may serve somebody else by now; the application's name tells.
@@ -29,3 +35,13 @@ async def end(connection: asyncpg.Connection, pids: Collection[int], *, applicat
     """Ends server processes; returns what each of those that were still there was doing."""
     rows = await connection.fetch(_END, list(pids), application)
     return {row["pid"]: Activity(row["state"], row["query"]) for row in rows}
+
+
+async def end_by(admin: Admin, pids: Collection[int], *, application: str) -> dict[int, Activity]:
+    """The same by the connection that builds, once it is free; in the private loop. Raises asyncio.TimeoutError."""
+
+    async def go() -> dict[int, Activity]:
+        async with admin.administrator() as connection:
+            return await end(connection, pids, application=application)
+
+    return await asyncio.wait_for(go(), SECONDS_TO_END)

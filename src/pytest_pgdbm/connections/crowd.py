@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 
-from pytest_pgdbm.connections.budget import FEWEST_OF_A_WORKER, fitting, needed
+from pytest_pgdbm.connections.budget import FEWEST_OF_A_WORKER, fewest_with_databases, fitting, needed
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import NoConnection
@@ -46,6 +46,20 @@ class ServerFull(NoConnection, asyncpg.TooManyConnectionsError):  # type: ignore
     """As both: for who knows the plugin's errors, and for who knows the server's."""
 
 
+def no_room_for_databases(endpoint: Endpoint) -> NoConnection:
+    """Why isolation `database` is refused where a worker's share is too small for it, and what mends that."""
+    each, workers = fewest_with_databases(endpoint), endpoint.workers
+    usable = endpoint.max_connections - endpoint.reserved_connections
+    return NoConnection(
+        f"isolation 'database' needs {each} connections of each worker, and {endpoint.host}:{endpoint.port} has"
+        f" {usable} for {_workers(workers)}\n"
+        f"  max_connections: {endpoint.max_connections}, of which {endpoint.reserved_connections} are reserved\n"
+        f"  to mend it: max_connections = {needed(endpoint, workers, each)} or more (or CONNECTION LIMIT of the role or"
+        f" database), or fewer workers: -n {fitting(endpoint, each)} "
+        + ("fits" if usable >= each else "would still be too many")
+    )
+
+
 async def holders(connection: asyncpg.Connection) -> list[str]:
     """Who has the server's connections, those with the most first."""
     rows = await connection.fetch(_HOLDERS)
@@ -77,11 +91,11 @@ class Crowd:
         if not self._endpoint.version:  # the first login is to find out
             return f"{masked(why)} (for {waited:.0f} seconds)"
         at, endpoint = f"{self._endpoint.host}:{self._endpoint.port}", self._endpoint
-        workers = f"{endpoint.workers} worker" + "s" * (endpoint.workers != 1)
         return (
             f"waited {waited:.0f} seconds for a connection to {at}: {masked(why)}\n"
             f"  max_connections: {endpoint.max_connections}, of which {endpoint.reserved_connections} are reserved\n"
-            f"  needed: {FEWEST_OF_A_WORKER * endpoint.workers} for {workers}, each one to build and two for a test\n"
+            f"  needed: {FEWEST_OF_A_WORKER * endpoint.workers} for {_workers(endpoint.workers)},"
+            " each one to build and two for a test\n"
             f"  held: {', '.join(await self._holders()) or 'who holds them could not be asked'}\n"
             f"  to mend it: max_connections = {self._enough()} or more (or CONNECTION LIMIT of the role or database),"
             f" fewer other clients, or fewer workers: -n {fitting(endpoint)} fits"
@@ -125,6 +139,10 @@ class Wait:
     def over(self) -> None:
         """Says that it was not in vain."""
         self._crowd.patience = SECONDS_TO_WAIT
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker" + "s" * (number != 1)
 
 
 async def _either(until: asyncio.Event | None) -> None:

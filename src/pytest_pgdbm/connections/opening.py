@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeAlias
 
 import asyncpg
 import pgdbm.core
@@ -22,14 +22,17 @@ from pytest_pgdbm.ground.errors import ConfigError
 PGDBM_PATH: str | None = getattr(pgdbm.core, "NEUTRAL_SEARCH_PATH", None)
 """What pgdbm pins the search path of a shared pool to by itself; 0.4 does not pin."""
 
-SECONDS_TO_END = 5.0
-"""How long a server that is full is asked to end what a pool has left; a server process ends by itself, too."""
+End: TypeAlias = Callable[[Collection[int], str], Awaitable[dict[int, Activity]]]
+"""Ends such server processes that serve connections of this name."""
 
 _OURS = frozenset({"connection_string", "host", "port", "database", "user", "password", "schema"})
 
 
 class Opening:
-    """How this run's pools are opened. `options` are fields of `pgdbm.DatabaseConfig` that the application sets."""
+    """How this run's pools are opened. `options` are fields of `pgdbm.DatabaseConfig` that the application sets.
+
+    `end` does the work of `end_backends` where the server has no connection to spare for it.
+    """
 
     def __init__(
         self,
@@ -40,8 +43,10 @@ class Opening:
         path: SearchPath,
         size: int,
         options: Mapping[str, Any],
+        end: End | None = None,
     ) -> None:
         _check(options)
+        self._end = end or self._end_by_another
         self._endpoint = endpoint
         self._database = database
         self._min_size = int(options.get("min_connections", 0))
@@ -118,23 +123,25 @@ class Opening:
     async def end_backends(self, pids: Collection[int]) -> dict[int, Activity]:
         """Ends server processes that serve connections of these pools; returns what those found were doing.
 
-        In any loop, and by a connection of its own: a pool that must be cut off may have none to spare. A server that
-        cannot be reached has nothing to end.
+        In any loop. A server that cannot be reached has nothing to end.
         """
         with contextlib.suppress(*FAILURES):
-            name = self.application_name
-            connection = await login.connect(
-                self._endpoint,
-                self._database,
-                self._endpoint.login,
-                application_name=name + " end",
-                patience=SECONDS_TO_END,
-            )
-            try:
-                return await backends.end(connection, pids, application=name)
-            finally:
-                await connection.close()
+            return await self._end(pids, self.application_name)
         return {}
+
+    async def _end_by_another(self, pids: Collection[int], name: str) -> dict[int, Activity]:
+        """By a connection of its own: a pool that must be cut off may have none to spare."""
+        connection = await login.connect(
+            self._endpoint,
+            self._database,
+            self._endpoint.login,
+            application_name=name + " end",
+            patience=backends.SECONDS_TO_END,
+        )
+        try:
+            return await backends.end(connection, pids, application=name)
+        finally:
+            await connection.close()
 
 
 def _unprepared(endpoint: Endpoint) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import asyncpg
 
-from pytest_pgdbm.connections.budget import Budget, fitting, needed
+from pytest_pgdbm.connections.budget import Budget, fewest_with_databases, fitting, needed
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.login import first_login
 from pytest_pgdbm.doctor import advice, left
@@ -89,7 +89,10 @@ def _budget(endpoint: Endpoint) -> Iterator[str]:
                 f" or max_connections = {needed(endpoint, workers)}"
             )
         else:
-            yield (
-                f"-n {workers} gives each worker a pool of up to {budget.pool},"
-                f" and with isolation 'database' up to {budget.databases} databases"
-            )
+            yield f"-n {workers} gives each worker a pool of up to {budget.pool}, {_databases(endpoint, budget)}"
+
+
+def _databases(endpoint: Endpoint, budget: Budget) -> str:
+    if budget.databases:
+        return f"and with isolation 'database' up to {budget.databases} databases"
+    return f"and has no room for isolation 'database': -n {fitting(endpoint, fewest_with_databases(endpoint))} would"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.budget import Budget
+from pytest_pgdbm.connections.crowd import no_room_for_databases
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
@@ -60,7 +61,12 @@ class DatabaseHome:
         return len(self._open) >= self._budget.databases
 
     async def build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
-        """A new set in a database of its own. Raises BuildError, or whatever interrupts it; then nothing is left."""
+        """A new set in a database of its own. Raises BuildError, NoConnection, or whatever interrupts it.
+
+        Then nothing is left.
+        """
+        if not self._budget.databases:
+            raise no_room_for_databases(self._common.endpoint)
         return await self._common.contents.built(plan, lambda: self._build(plan, others))
 
     def managers(

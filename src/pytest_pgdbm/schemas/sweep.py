@@ -51,7 +51,7 @@ class Swept:
 async def sweep(connection: asyncpg.Connection, *, run: str = "", worker: str = "") -> Swept:
     """Drops what dead runs have left, and dead processes of this `run`; its process `worker` is the caller.
 
-    Somebody else who sweeps already is left to it. The session must be one of its own.
+    Somebody else who sweeps already is left to it. The session holds no locks but those of that process.
     """
     swept = Swept()
     async with _held(connection, locks.SWEEPING) as mine:
