@@ -18,6 +18,8 @@ ORDERS = "insert into <shop>.orders (item) select id from <depot>.items"
 
 ADDED = "insert into <depot>.documents (id, body) select 1000 + i, repeat('d', i % 900) from generate_series(1, 200) i"
 
+LONG = "insert into <depot>.documents (id, body) values (4439, repeat('d', 740)), (4440, repeat('d', 740))"
+
 PROGRAMS: dict[str, tuple[Cost, list[str]]] = {
     "seeds deleted, and the same put in in another order": (
         "never",
@@ -238,6 +240,22 @@ async def run(ground: Ground, statement: str) -> asyncpg.Connection | None:
     refusal = await execute(ground.connections[0], ground.sql(statement))
     assert not refusal or "concurrently bad" in statement, refusal
     return None
+
+
+def test_a_session_goes_on_where_a_new_one_would(bench: Bench) -> None:
+    """Not at the page of an earlier test's last row: https://www.postgresql.org/docs/current/storage-fsm.html."""
+
+    async def go(ground: Ground) -> None:
+        await ground.restore(surely=False)
+        for statement in ("update <depot>.documents set body = body || 'z'", f"begin; {LONG}; rollback"):
+            assert await run(ground, statement) is None
+            await execute(ground.connections[0], CLEAN_AT_RELEASE)
+            assert await ground.recycle() == ""
+            await ground.clean()
+        now = await observed(ground)
+        assert {what: now[what] for what in now if now[what] != bench.first[what]} == {}
+
+    bench.yard.do(go(bench.yard.ground))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -175,12 +175,14 @@ async def _vacuumed(
 
     Returns the tables where that was not possible, which have to be truncated, as the large ones have to be.
     """
-    sizes = {oid: rows.pages for oid, rows in pristine.seeded.items()}
+    sizes = {oid: rows.size for oid, rows in pristine.seeded.items()}
     sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
     # In a new file the planner takes an empty table for one that it knows nothing of.
     written = {*found.dirty, *found.touched, *pristine.seeded, *moved} - set(found.large)
     tables = [table for table in pristine.inventory.tables if table.oid in written]
-    return {*found.large, *(table.oid for table in await vacuum(connection, tables, sizes))}
+    # What was rolled back leaves no trace but that a session goes on at the page where it was.
+    freeze = any(rows.spread for rows in pristine.seeded.values())
+    return {*found.large, *(table.oid for table in await vacuum(connection, tables, sizes, freeze=freeze))}
 
 
 async def _truncate(connection: asyncpg.Connection, pristine: Pristine, oids: Collection[int]) -> set[int]:
@@ -205,7 +207,7 @@ async def _restore(connection: asyncpg.Connection, pristine: Pristine, touched: 
         for table in reversed(touched):
             await pristine.copies[table.oid].put_back(connection)
     await flush(connection)
-    await vacuum(connection, touched, {oid: rows.pages for oid, rows in pristine.seeded.items()})
+    await vacuum(connection, touched, {oid: rows.size for oid, rows in pristine.seeded.items()})
     pristine.seeded.update(await read_rows(connection, touched))
 
 

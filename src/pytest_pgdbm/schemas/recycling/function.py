@@ -20,11 +20,15 @@ HELD, UNTOUCHED, CHANGED, EMPTIED = "held", "untouched", "changed", "emptied"
 
 @dataclass(frozen=True)
 class SeededRows:
-    """What a relation held when its set was first leased: how many rows, by which transactions, on how many pages."""
+    """What a relation held when its set was first leased.
+
+    That is how many rows, by which transactions, in how many bytes, and whether on more than one page.
+    """
 
     count: int
     writers: Sequence[int]
-    pages: int
+    size: int
+    spread: bool
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ select nspname from pg_catalog.pg_namespace where nspname !~ '^pg_' and nspname 
 
 _PAGES = """
 select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
+    pg_catalog.pg_relation_size(c.oid) > pg_catalog.current_setting('block_size')::int as spread,
     c.relallvisible = c.relpages
         and c.relpages = pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int as visible
 from pg_catalog.pg_class c where c.oid = any($1::oid[])
@@ -125,10 +126,11 @@ async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation
     """What to know these relations' rows by."""
     if not relations:
         return {}
-    pages = {row["oid"]: row["size"] for row in await connection.fetch(_PAGES, [each.oid for each in relations])}
+    pages = {row["oid"]: row for row in await connection.fetch(_PAGES, [each.oid for each in relations])}
     return {
-        row["oid"]: SeededRows(row["count"], sorted(map(int, row["writers"])), pages[row["oid"]])
+        oid: SeededRows(row["count"], sorted(map(int, row["writers"])), pages[oid]["size"], pages[oid]["spread"])
         for row in await _look_at_rows(connection, relations)
+        for oid in [row["oid"]]
     }
 
 
@@ -143,18 +145,20 @@ async def vacuum(
     sizes: Mapping[int, int] | None = None,
     *,
     waits: Sequence[float] = WAITS,
+    freeze: bool = False,
 ) -> list[Relation]:
     """Takes away what deleted rows have left; returns the tables where that was not possible yet.
 
     Any statement that runs in the database meanwhile may still see those rows, so that they stay until it has ended.
-    `sizes` are the bytes that the tables have to shrink to, by OID; none unless it is said.
+    `sizes` are the bytes that the tables have to shrink to, by OID; none unless it is said. With `freeze` each session
+    forgets where in these tables it put a row last; it would have the next row there, too, if that fits.
     """
     left = list(relations)
     for wait in (0.0, *waits):
         if not left:
             break
         await asyncio.sleep(wait)
-        await connection.execute(_vacuum(connection, left))
+        await connection.execute(_vacuum(connection, left, freeze=freeze))
         pages = await connection.fetch(_PAGES, [each.oid for each in left])
         done = {
             row["oid"] for row in pages if row["visible"] and (sizes is None or row["size"] == sizes.get(row["oid"], 0))
@@ -163,11 +167,13 @@ async def vacuum(
     return left
 
 
-def _vacuum(connection: asyncpg.Connection, relations: Iterable[Relation]) -> str:
+def _vacuum(connection: asyncpg.Connection, relations: Iterable[Relation], *, freeze: bool) -> str:
     names = ", ".join(map(str, relations))
     # https://www.postgresql.org/docs/current/sql-vacuum.html
-    statistics = ", skip_database_stats" if connection.get_server_version().major >= 16 else ""
-    return f"vacuum (index_cleanup on, truncate on, parallel 0{statistics}) {names}"
+    more = ", skip_database_stats" if connection.get_server_version().major >= 16 else ""
+    # Where all rows are frozen, relfrozenxid moves on each time, of which all sessions are told.
+    more += ", freeze" if freeze else ""
+    return f"vacuum (index_cleanup on, truncate on, parallel 0{more}) {names}"
 
 
 async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[Relation]:
