@@ -19,6 +19,7 @@ GROUND, VALUES, HANDS, POLICY, SESSION, EDGE = range(6)
 FLOORS = {
     "ground": GROUND,
     "settings": VALUES,
+    "reading": VALUES,
     "sql": VALUES,
     "services.service": VALUES,
     "services.declarations": VALUES,

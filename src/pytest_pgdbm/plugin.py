@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,11 @@ import pytest
 
 from pytest_pgdbm import report, settings
 from pytest_pgdbm.fixtures import FOUND, SESSION
-from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import ConfigError
-from pytest_pgdbm.ground.records import Process, Run
 from pytest_pgdbm.session import Session
 
 if TYPE_CHECKING:
+    from pytest_pgdbm.ground.records import Run
     from pytest_pgdbm.leasing.leaks import Leak
     from pytest_pgdbm.services.service import Service
 
@@ -67,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.help:
         return
     try:
-        config.stash[SESSION] = Session(_settings(config), _run(config))
+        config.stash[SESSION] = Session(_settings(config), partial(_run, config))
         config.stash[FOUND] = _services(config)
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
@@ -169,6 +169,8 @@ class _Controller:
 
     def pytest_configure_node(self, node: Any) -> None:
         """Tells a worker which run it belongs to, and on this host where the run meets."""
+        from pytest_pgdbm.ground.records import Process
+
         run = self._config.stash[SESSION].run
         here = bool(node.gateway.spec.popen)
         me = Process.this()
@@ -243,9 +245,12 @@ def _ini_dir(config: pytest.Config) -> Path:
 
 
 def _run(config: pytest.Config) -> Run:
+    from pytest_pgdbm.ground.names import new_run
+    from pytest_pgdbm.ground.records import Process, Run
+
     told = getattr(config, "workerinput", {}).get("pgdbm")
     if told is None:
-        run = names.new_run()
+        run = new_run()
         return Run(run, _folder(run))
     folder = Path(told["folder"]) if told["folder"] else _folder(told["run"])
     controller = Process(*told["controller"]) if told["controller"] else None

@@ -15,9 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pytest_pgdbm.ground import names
 from pytest_pgdbm.ground.errors import PgdbmError, ServerGone, SharedFailure
-from pytest_pgdbm.ground.masks import SecretUrl
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.admin import Admin
@@ -60,15 +58,16 @@ _UNTIMED: Mapping[str, Any] = {
 class Session:
     """What one process of a run has of the plugin. Nothing is started until it is asked for.
 
+    `find_run` tells which run that is, once something of it is needed.
     `pool_options` are what the application gives its pool; `needed_extensions` tells which extensions the tests will
     need, as far as that is known: it decides which installation is taken. `debugged` takes the time limits from the
     pool, since a person may look at a test that stands still. `failure` is why there is no server, `test` the test
     that runs now, `waits` what is to be told of waits for a connection.
     """
 
-    def __init__(self, settings: Settings, run: Run) -> None:
+    def __init__(self, settings: Settings, find_run: Callable[[], Run]) -> None:
         self.settings = settings
-        self.run = run
+        self._find_run = find_run
         self.pool_options: Mapping[str, Any] = {}
         self.needed_extensions: Callable[[], Collection[str]] = tuple
         self.debugged = False
@@ -80,9 +79,15 @@ class Session:
         self._parents: list[object] = []
 
     @cached_property
+    def run(self) -> Run:
+        """The run, and which of its processes this is."""
+        return self._find_run()
+
+    @cached_property
     def server(self) -> PgdbmServer:
         """The run's server, as users see it. Raises NoServer, once with the whole story."""
         from pytest_pgdbm.ground.endpoint import PgdbmServer
+        from pytest_pgdbm.ground.masks import SecretUrl
 
         endpoint = self._get_endpoint()
         return PgdbmServer(
@@ -228,7 +233,7 @@ class Session:
             Opening(
                 endpoint,
                 database,
-                application_name=names.application_name(run=self.run.id, worker=self.run.worker, part="pool"),
+                application_name=self._application("pool"),
                 path=self._path,
                 size=self._budget.pool,
                 options={**(_UNTIMED if self.debugged else {}), **self.pool_options},
@@ -325,17 +330,22 @@ class Session:
         from pytest_pgdbm.connections.admin import Admin
         from pytest_pgdbm.connections.registration import Registration
 
-        application = names.application_name(run=self.run.id, worker=self.run.worker, part="admin")
         registration = Registration(self.run.id, self.run.worker)
         return partial(
             Admin,
             self._get_endpoint(),
-            application_name=application,
+            application_name=self._application("admin"),
             path=self._pinned,
             registration=registration,
             died=lambda: self._holding.server_death(),
             say=self.waits.append,
         )
+
+    def _application(self, part: str) -> str:
+        """What connections for this part of the work call themselves."""
+        from pytest_pgdbm.ground.names import application_name
+
+        return application_name(run=self.run.id, worker=self.run.worker, part=part)
 
     @cached_property
     def _pinned(self) -> str | None:
@@ -401,9 +411,9 @@ class Session:
         from pytest_pgdbm.connections.login import first_login
         from pytest_pgdbm.keeper import waiting
 
-        application = names.application_name(run=self.run.id, worker=self.run.worker, part="set-up")
         stay = waiting.trim(Path(endpoint.kept_in), self.run.workers) if endpoint.kept_in else ()
         allow, shared = self.settings.url_allow, replace(endpoint, workers=self.run.workers)
+        application = self._application("set-up")
         login = first_login(shared, application_name=application, patience=patience, waiting=stay, allow=allow)
         return self.loop.run(login, _load_pgdbm)
 

@@ -3,21 +3,22 @@
 `--pgdbm-server` on the command line wins over `PGDBM_SERVER` in the environment, that over
 `pgdbm_server` in the ini file, that over the default. An empty value counts as given: it sets back
 to the default what the places below say.
+
+Every run of pytest loads this, be it without a database; so it makes no class that takes long to make, as a dataclass
+or a named tuple does, and what reads values is elsewhere.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
-from urllib.parse import parse_qsl
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pytest_pgdbm.ground.errors import ConfigError
-from pytest_pgdbm.ground.masks import HIDDEN, SecretUrl, masked
+
+if TYPE_CHECKING:
+    from pytest_pgdbm.ground.masks import SecretUrl
 
 T = TypeVar("T")
 ServerChoice = Literal["auto", "url", "embedded", "container"]
@@ -27,19 +28,29 @@ Reuse = Literal["on", "off"]
 Lookup: TypeAlias = "Callable[[str], object | None]"
 
 DEFAULT = "default"
-_OWN_SCHEMA = "$service"
-_LONGEST = 7 * 24 * 60
 
 
-@dataclass(frozen=True)
 class Setting(Generic[T]):
     """A value and where it came from: `--pgdbm-url`, `PGDBM_URL`, `pytest.ini`, `default`."""
 
-    value: T
-    source: str
+    __slots__ = ("source", "value")
+
+    def __init__(self, value: T, source: str) -> None:
+        self.value = value
+        self.source = source
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same."""
+        return isinstance(other, Setting) and (self.value, self.source) == (other.value, other.source)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """Both, as they are shown when a test fails."""
+        return f"Setting({self.value!r}, {self.source!r})"
 
 
-class Settings(NamedTuple):
+class Settings(SimpleNamespace):
     """All settings of a run.
 
     `server_bin` is an absolute path, `server_version` the wanted version as `16` or `16.4`.
@@ -64,15 +75,25 @@ class Settings(NamedTuple):
     migration_timeout: Setting[float | None]
 
 
-class Option(NamedTuple):
+class Option:
     """One setting as pytest registers it. `ini_type` is the type that `addini` takes."""
 
-    stem: str
-    help: str
-    metavar: str | None = None
-    choices: tuple[str, ...] = ()
-    default: object = None
-    ini_type: Literal["string", "linelist"] = "string"
+    def __init__(
+        self,
+        stem: str,
+        help: str,
+        *,
+        metavar: str | None = None,
+        choices: tuple[str, ...] = (),
+        default: object = None,
+        ini_type: Literal["string", "linelist"] = "string",
+    ) -> None:
+        self.stem = stem
+        self.help = help
+        self.metavar = metavar
+        self.choices = choices
+        self.default = default
+        self.ini_type = ini_type
 
     @property
     def flag(self) -> str:
@@ -190,7 +211,7 @@ def resolve(cli: Lookup, environ: Mapping[str, str], ini: Lookup, ini_name: str,
     values: dict[str, Any] = {}
     for option in OPTIONS:
         given = _given(option, cli, environ, ini, ini_name, ini_dir)
-        values[option.field] = Setting(option.default, DEFAULT) if given is None else _read(given)
+        values[option.field] = Setting(option.default, DEFAULT) if given is None else _read(option, *given)
     settings = Settings(**values)
     _check_together(settings)
     return settings
@@ -200,7 +221,7 @@ def changed(settings: Settings) -> list[str]:
     """A line for each setting that is not as by default: `server=embedded (from PGDBM_SERVER)`."""
     defaults = {option.field: option for option in OPTIONS}
     lines = []
-    for field, setting in settings._asdict().items():
+    for field, setting in vars(settings).items():
         if setting.source != DEFAULT and setting.value != defaults[field].default:
             note = _unused_note(field, settings)
             stem = defaults[field].stem
@@ -209,6 +230,8 @@ def changed(settings: Settings) -> list[str]:
 
 
 def _shown(value: object) -> str:
+    from pytest_pgdbm.ground.masks import masked
+
     if isinstance(value, tuple):
         return ", ".join(value)
     if isinstance(value, float):
@@ -239,26 +262,6 @@ def _check_together(settings: Settings) -> None:
         )
 
 
-class _Given(NamedTuple):
-    """A raw value, where it came from, and the folder at which a relative path starts."""
-
-    option: Option
-    raw: object
-    source: str
-    where: str
-    base: Path | None
-
-    @property
-    def text(self) -> str:
-        raw = self.raw
-        if isinstance(raw, Iterable) and not isinstance(raw, str):
-            return "\n".join(str(line) for line in raw).strip()
-        return str(raw).strip()
-
-    def wrong(self, why: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {why}")
-
-
 def _given(
     option: Option,
     cli: Lookup,
@@ -266,219 +269,18 @@ def _given(
     ini: Lookup,
     ini_name: str,
     ini_dir: Path,
-) -> _Given | None:
-    """The value of the first place that has one."""
+) -> tuple[object, str, str, Path | None] | None:
+    """The value of the first place that has one: with that place in short and in full."""
     if (raw := cli(option.stem)) is not None:
-        return _Given(option, raw, option.flag, option.flag, None)
+        return raw, option.flag, option.flag, None
     if (raw := environ.get(option.env)) is not None:
-        return _Given(option, raw, option.env, option.env, None)
+        return raw, option.env, option.env, None
     if (raw := ini(option.stem)) is not None:
-        return _Given(option, raw, ini_name, f"{option.dest} in {ini_name}", ini_dir)
+        return raw, ini_name, f"{option.dest} in {ini_name}", ini_dir
     return None
 
 
-def _read(given: _Given) -> Setting[Any]:
-    """The value in its own type. Raises ConfigError if it is not valid."""
-    if not given.text:
-        return Setting(given.option.default, given.source)
-    reader = _choice if given.option.choices else _READERS[given.option.stem]
-    return Setting(reader(given), given.source)
+def _read(option: Option, raw: object, source: str, where: str, base: Path | None) -> Setting[Any]:
+    from pytest_pgdbm.reading import Given, read
 
-
-def _choice(given: _Given) -> str:
-    choices = given.option.choices
-    text = given.text
-    if text in choices:
-        return text
-    near = difflib.get_close_matches(text.lower(), choices, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
-    raise given.wrong(f"{text!r} is not known{meant} Valid are {', '.join(choices)}")
-
-
-def _server_bin(given: _Given) -> str:
-    try:
-        path = Path(given.text).expanduser()
-    except RuntimeError as error:
-        raise given.wrong(f"{given.text!r}: {error}") from error
-    return str((given.base or Path.cwd()) / path)
-
-
-def _server_version(given: _Given) -> str:
-    if re.fullmatch(r"[1-9][0-9]?(\.[0-9]{1,3}){0,2}", given.text):
-        return given.text
-    raise given.wrong(f"{given.text!r} is not a PostgreSQL version; write it as 16 or 16.4")
-
-
-def _image(given: _Given) -> str:
-    if re.fullmatch(r"[A-Za-z0-9][\w.:/@-]*", given.text, re.ASCII):
-        return given.text
-    raise given.wrong(f"{given.text!r} is not the name of an image; write it as postgres:17")
-
-
-def _extensions(given: _Given) -> tuple[str, ...]:
-    names = [name for name in re.split(r"[,\s]+", given.text) if name]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*", name):
-            raise given.wrong(
-                f"{name!r} is not the name of an extension;"
-                " write names like pgcrypto or uuid-ossp, separated by commas or spaces"
-            )
-    return tuple(dict.fromkeys(names))
-
-
-def _search_path(given: _Given) -> str:
-    if given.text == "none":
-        return given.text
-    entries = [entry.strip() for entry in given.text.split(",")]
-    for entry in entries:
-        if entry != _OWN_SCHEMA and not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}", entry):
-            raise given.wrong(
-                f"{entry!r} cannot stand in the search path; give plain schema names and $service,"
-                " separated by commas, as 'pg_catalog, public', or the one word none"
-            )
-    if "none" in entries:
-        raise given.wrong("'none' stands alone; leave it out, or leave out the other entries")
-    return ", ".join(entries)
-
-
-def _keep_alive(given: _Given) -> float | None:
-    minutes = 0.0 if given.text == "off" else _number(given.text)
-    if minutes is None or not 0 <= minutes <= _LONGEST:
-        raise given.wrong(f"{given.text!r} is not a time; give a number of minutes, a week at most, or off")
-    return minutes or None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _migration_timeout(given: _Given) -> float:
-    seconds = _number(given.text)
-    if seconds is not None and seconds > 0 and math.isfinite(seconds):
-        return seconds
-    raise given.wrong(f"{given.text!r} is not a time; give a number of seconds above 0, or nothing for no limit")
-
-
-_FORM = "postgresql://user:password@host:5432/database"
-_URL = r"[^:]+://(?P<authority>[^/?#]*)(?:/(?P<database>[^?#]*))?(?:\?(?P<query>[^#]*))?"
-
-
-def _url(given: _Given) -> SecretUrl:
-    """The URL, which both asyncpg and libpq will understand.
-
-    See https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS.
-    """
-    if re.match(r"\w+\s*=", given.text):
-        raise given.wrong(f"this is a key=value string; write it as a URI: {_FORM}")
-    problem = _url_problem(given.text)
-    if problem is not None:
-        raise given.wrong(f"{_safe(given.text)!r} {problem}")
-    return SecretUrl(given.text)
-
-
-def _url_allow(given: _Given) -> str:
-    if "://" in given.text:
-        raise given.wrong("this is a URL; give the name of its database alone")
-    return given.text
-
-
-def _safe(url: str) -> str:
-    """The URL masked, even where space or a scheme of another kind would keep `masked` from seeing one."""
-    return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", re.sub(r"\s", "%20", url)))
-
-
-def _url_problem(url: str) -> str | None:
-    """What is wrong with the URL, and how to write it; None if nothing is."""
-    if re.search(r"[\s\x00-\x1f\x7f]", url):
-        return "holds white space; write it as %20"
-    scheme = url.partition("://")[0] if "://" in url else ""
-    return _scheme_problem(scheme) or _parts_problem(url)
-
-
-def _scheme_problem(scheme: str) -> str | None:
-    if scheme in ("postgresql", "postgres"):
-        return None
-    plain = scheme.removeprefix("jdbc:").partition("+")[0]
-    if plain in ("postgresql", "postgres"):
-        return f"starts with {scheme}://; write {plain}:// alone"
-    near = difflib.get_close_matches(scheme.lower(), ["postgresql", "postgres"], n=1)
-    meant = f", did you mean {near[0]}://?" if near else "."
-    return f"does not start with postgresql:// or postgres://{meant} Write it as {_FORM}"
-
-
-def _parts_problem(url: str) -> str | None:
-    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", url):
-        return "holds a '%' that starts no character code; write a '%' as %25"
-    match = re.fullmatch(_URL, url)
-    if match is None:
-        return "holds a '#'; write it as %23"
-    login, _, hosts = match["authority"].rpartition("@")
-    if "@" in login:
-        return "holds an '@' in the user or password; write it as %40"
-    query = match["query"] or ""
-    if any("=" not in part for part in query.split("&") if part):
-        return "has a parameter without a value after '?'; write ?name=value&name=value"
-    parameters = dict(parse_qsl(query))
-    return (
-        _twice_problem(login, hosts, match["database"], parameters)
-        or _host_problem(hosts, parameters)
-        or _database_problem(match["database"], parameters)
-    )
-
-
-def _twice_problem(login: str, hosts: str, database: str | None, parameters: Mapping[str, str]) -> str | None:
-    """What is said before the `?` and after it: libpq takes the one, asyncpg the other."""
-    user, _, password = login.partition(":")
-    ending = re.search(r":\d*$", hosts)
-    host, port = (hosts[: ending.start()], ending[0].strip(":")) if ending else (hosts, "")
-    before = {"user": user, "password": password, "host": host, "port": port, "dbname": database, "database": database}
-    for name, value in before.items():
-        if value and parameters.get(name):
-            return f"gives the {name} twice, before the '?' and after it, and clients differ in which they take"
-    return None
-
-
-def _host_problem(hosts: str, parameters: Mapping[str, str]) -> str | None:
-    """What is wrong with `host:port`. Of several, each connection takes one, and only the first login is looked at."""
-    if "," in hosts or "," in parameters.get("host", ""):
-        return "names several hosts, and each connection might end at another; name the one that tests may write to"
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::([^:]*))?", hosts)
-    if match is None:
-        return "has a host that cannot be read; write an IPv6 address in brackets, as [::1]"
-    if not match[1] and "host" not in parameters:
-        return f"names no host; write it as {_FORM}, or ?host=/folder/of/the/socket"
-    return None if _is_port(match[2]) and _is_port(parameters.get("port")) else _BAD_PORT
-
-
-_BAD_PORT = (
-    "has a port that is not a number from 1 to 65535;"
-    " if it is part of a password, write '/' as %2F, ':' as %3A, '?' as %3F, '@' as %40"
-)
-
-
-def _is_port(text: str | None) -> bool:
-    """Whether it is a port; none and an empty one mean 5432."""
-    return not text or bool(re.fullmatch(r"[0-9]{1,5}", text) and 1 <= int(text) <= 65535)
-
-
-def _database_problem(database: str | None, parameters: Mapping[str, str]) -> str | None:
-    if database or parameters.get("dbname") or parameters.get("database"):
-        return None
-    return f"names no database; say which one at its end: {_FORM}"
-
-
-_READERS: dict[str, Callable[[_Given], object]] = {
-    "url": _url,
-    "url-allow": _url_allow,
-    "admin-url": _url,
-    "server-bin": _server_bin,
-    "server-version": _server_version,
-    "image": _image,
-    "extensions": _extensions,
-    "search-path": _search_path,
-    "keep-alive": _keep_alive,
-    "migration-timeout": _migration_timeout,
-}
+    return Setting(read(Given(option, raw, source, where, base)), source)

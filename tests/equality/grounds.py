@@ -93,6 +93,6 @@ def server_of(request: pytest.FixtureRequest) -> Endpoint:
     if _SERVER not in config.stash:
         run = new_run()
         folder = Path(tempfile.gettempdir(), f"pgdbm-{os.getuid()}-{run}")
-        config.stash[_SERVER] = Session(config.stash[SESSION].settings, Run(run, folder))
+        config.stash[_SERVER] = Session(config.stash[SESSION].settings, lambda: Run(run, folder))
         config.add_cleanup(config.stash[_SERVER].close)
     return config.stash[_SERVER]._get_endpoint()

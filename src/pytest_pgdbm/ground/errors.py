@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 
 class PgdbmError(Exception):
@@ -54,11 +53,12 @@ class NoServer(PgdbmError):
         super().__init__("\n".join(lines))
 
 
-class Attempt(NamedTuple):
+class Attempt:
     """One way to get a server that was tried, and why it failed."""
 
-    kind: str
-    why: str
+    def __init__(self, kind: str, why: str) -> None:
+        self.kind = kind
+        self.why = why
 
 
 class ServerFailed(PgdbmError):

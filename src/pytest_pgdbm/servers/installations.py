@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from pytest_pgdbm.ground.errors import ConfigError, ServerFailed
 from pytest_pgdbm.servers.environment import clean_environment
@@ -75,9 +75,8 @@ class Installation(NamedTuple):
             yield Path(told)
 
 
-class _Candidate(NamedTuple):
-    bindir: Path
-    origin: str
+_Candidate: TypeAlias = "tuple[Path, str]"
+"""A folder, and how it was found."""
 
 
 def find_installations(server_bin: str | None = None) -> Iterator[Installation]:
@@ -167,7 +166,7 @@ def _named(server_bin: str) -> Installation:
         raise ServerFailed(f"the server-bin folder {folder} does not exist", remedy)
     inside = folder / "bin"
     bindir = inside if _has(inside, "postgres") and not _has(folder, "postgres") else folder
-    found = _examine(_Candidate(bindir, "server-bin"))
+    found = _examine((bindir, "server-bin"))
     if isinstance(found, str):
         raise ServerFailed(f"the server-bin folder cannot be used: {found}", remedy)
     return found
@@ -182,11 +181,11 @@ def examined() -> Iterator[Installation | str]:
 
 
 def _fresh(candidates: Iterator[_Candidate], seen: set[Path]) -> Iterator[_Candidate]:
-    for candidate in candidates:
-        real = candidate.bindir.resolve()
+    for bindir, origin in candidates:
+        real = bindir.resolve()
         if real not in seen:
             seen.add(real)
-            yield _Candidate(real, candidate.origin)
+            yield real, origin
 
 
 def _newest_first(candidates: Iterator[_Candidate]) -> list[Installation | str]:
@@ -198,18 +197,19 @@ def _newest_first(candidates: Iterator[_Candidate]) -> list[Installation | str]:
 
 
 def _examine(candidate: _Candidate) -> Installation | str:
-    where = f"{candidate.bindir} ({candidate.origin})"
-    missing = [name for name in ("initdb", "postgres") if not _has(candidate.bindir, name)]
+    bindir, origin = candidate
+    where = f"{bindir} ({origin})"
+    missing = [name for name in ("initdb", "postgres") if not _has(bindir, name)]
     if missing:
         return f"{where}: has no {' and no '.join(missing)}"
-    program = candidate.bindir / _program("postgres")
+    program = bindir / _program("postgres")
     told = _version(program, program.stat().st_mtime_ns)
     match = re.search(_VERSION, told or "")
     if match is None:
         return f"{where}: 'postgres --version' did not tell a version"
     if int(match["major"]) < OLDEST:
         return f"{where}: version {match['major']}{match['rest']} is older than {OLDEST}"
-    return Installation(candidate.bindir, match["major"] + match["rest"], int(match["major"]), candidate.origin)
+    return Installation(bindir, match["major"] + match["rest"], int(match["major"]), origin)
 
 
 def _wheels() -> Iterator[_Candidate]:
@@ -219,14 +219,14 @@ def _wheels() -> Iterator[_Candidate]:
             for folder in folders:
                 bindir = Path(at, folder, "bin")
                 if bindir.is_dir():
-                    yield _Candidate(bindir, f"wheel {package.replace('_', '-')}")
+                    yield bindir, f"wheel {package.replace('_', '-')}"
 
 
 def _pg_config() -> Iterator[_Candidate]:
     program = shutil.which("pg_config")
     told = _output(Path(program), "--bindir") if program else None
     if told:
-        yield _Candidate(Path(told), "pg_config")
+        yield Path(told), "pg_config"
 
 
 def _path() -> Iterator[_Candidate]:
@@ -234,14 +234,14 @@ def _path() -> Iterator[_Candidate]:
         program = shutil.which(name)
         if program:
             # A link on PATH leads to the folder that holds the other programs too.
-            yield _Candidate(Path(program).resolve().parent, "PATH")
+            yield Path(program).resolve().parent, "PATH"
 
 
 def _usual() -> Iterator[_Candidate]:
     for pattern in _places():
         anchor = Path(pattern).anchor
         for bindir in sorted(Path(anchor).glob(pattern[len(anchor) :])):
-            yield _Candidate(bindir, str(bindir.parent))
+            yield bindir, str(bindir.parent)
 
 
 def _places() -> list[str]:
