@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import asyncpg
 from pgdbm import AsyncDatabaseManager
 
+from pytest_pgdbm.connections.hints import explain
 from pytest_pgdbm.connections.pools import SharedPool
 from pytest_pgdbm.connections.terms import Term
 from pytest_pgdbm.ground.errors import UnknownService
 from pytest_pgdbm.ground.masks import SecretUrl
 from pytest_pgdbm.sql.templates import with_schemas
-
-_UNQUALIFIED = re.compile(r'relation "(?P<name>[^".]+)" does not exist')
-_EXTENSIONS = re.compile(r'^(type "(?P<type>[^".]+)"|function (?P<function>[^".(]+)\(.*\)) does not exist')
 
 
 class Database(AsyncDatabaseManager):
@@ -92,40 +89,9 @@ class Database(AsyncDatabaseManager):
             try:
                 yield connection
             except asyncpg.PostgresError as error:
-                explain(error)
+                explain(error, self._names, self._path)
                 raise
 
     def __repr__(self) -> str:
         """Service and schema."""
         return f"<Database {self._service!r} on schema {self.schema}>"
-
-
-def explain(error: asyncpg.PostgresError) -> None:
-    """Adds to the server's message what it means here, where it is about a name without a schema.
-
-    pgdbm pins the search path of a shared pool to `pg_catalog`, so that a forgotten `{{tables.x}}` fails; the
-    server's message about `pg_catalog` does not say so.
-    """
-    message = str(error.args[0]) if error.args else ""
-    unqualified = _UNQUALIFIED.search(message)
-    if unqualified is not None:
-        _hint(error, f"write {{{{tables.{unqualified['name']}}}}}: a name without it is not found on a shared pool")
-    elif "pg_catalog" in message and isinstance(error, asyncpg.InsufficientPrivilegeError):
-        _hint(
-            error,
-            "a table, type or function is created without a schema: write {{tables.x}}, or {{schema}}.x for what is not"
-            " a table. Only pg_catalog is on the search path of a shared pool (pgdbm_search_path says another)",
-        )
-    elif unfound := _EXTENSIONS.search(message):
-        name = unfound["type"] or unfound["function"]
-        _hint(
-            error,
-            f"if an extension brings it, write public.{name}, or set pgdbm_search_path = pg_catalog, public here and"
-            " shared_pool_search_path in the application; the service's own is {{schema}}." + name,
-        )
-
-
-def _hint(error: asyncpg.PostgresError, text: str) -> None:
-    if not getattr(error, "hint", None):
-        # asyncpg's str(error) shows the hint, and so do pgdbm's QueryError and MigrationError.
-        error.hint = text

@@ -13,7 +13,7 @@ from pgdbm.errors import MigrationError
 from pgdbm.migrations import Migration
 
 from pytest_pgdbm.connections.failing import FAILURES
-from pytest_pgdbm.connections.manager import explain
+from pytest_pgdbm.connections.hints import explain
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 from pytest_pgdbm.schemas import failures
@@ -131,7 +131,7 @@ async def _failed(builder: Builder, member: Member, error: Exception) -> BuildEr
     if isinstance(cause, BuildError):
         return cause
     if isinstance(cause, asyncpg.PostgresError):
-        explain(cause)
+        explain(cause, builder.names)
     line = await failures.line_of(watched.connection, watched.spot, cause)
     path = watched.spot.file.path if watched.spot.file else None
     return BuildError(failures.migration(member.name, path, line, cause, watched.timeout))

@@ -11,7 +11,8 @@ from typing import Any
 import asyncpg
 
 from pytest_pgdbm.connections.failing import FAILURES
-from pytest_pgdbm.connections.manager import Database, explain
+from pytest_pgdbm.connections.hints import explain
+from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.ground.errors import PgdbmError, SeedError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.schemas import failures
@@ -42,7 +43,7 @@ async def _run(builder: Builder, service: str, path: Path) -> None:
             await connection.execute(text)
     except FAILURES as error:
         if isinstance(error, asyncpg.PostgresError):
-            explain(error)
+            explain(error, builder.names)
         line = await failures.line_of(connection, Spot(None, text, text), error)
         raise SeedError(failures.seed(service, path, line, error)) from error
 

@@ -141,12 +141,12 @@ def runs_without_transaction(text: str) -> bool:
 
 
 class Builder(AsyncDatabaseManager):
-    """A manager on one connection, with the set's names for the services that its SQL speaks of."""
+    """A manager on one connection; `names` has the set's schema for each service that its SQL speaks of."""
 
     def __init__(self, watched: Watched, *, schema: str, names: Mapping[str, str]) -> None:
         super().__init__(pool=cast(Any, watched), schema=schema)
         self.watched = watched
-        self._names = names
+        self.names = names
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
@@ -155,10 +155,10 @@ class Builder(AsyncDatabaseManager):
 
     def under(self, schemas: Sequence[str]) -> Builder:
         """The same with other schemas, in the order of the set's names."""
-        names = dict(zip(self._names, schemas, strict=True))
-        (mine,) = (service for service, schema in self._names.items() if schema == self.schema)
+        names = dict(zip(self.names, schemas, strict=True))
+        (mine,) = (service for service, schema in self.names.items() if schema == self.schema)
         return Builder(self.watched, schema=names[mine], names=names)
 
     def prepare_query(self, query: str) -> str:
         """Templates filled in; an extension is there already, so that its creation is made conditional."""
-        return super().prepare_query(with_existing_extensions(with_schemas(query, self._names)))
+        return super().prepare_query(with_existing_extensions(with_schemas(query, self.names)))
