@@ -134,6 +134,24 @@ def test_what_is_found_late_is_told_of_the_test_that_did_it(reused: Project) -> 
     assert len(set(schemas_of(reused))) == 2
 
 
+def test_what_leaves_no_lock_is_told_once_and_the_schemas_are_not_used_again(reused: Project) -> None:
+    reused.write("migrations/users/002.sql", "create function {{schema}}.one() returns int language sql as 'select 1';")
+    test = LEAVES.replace(
+        "\"insert into {{tables.users}} (email) values ('a')\"", '"alter function {{schema}}.one() immutable"'
+    )
+    result = reused.run(
+        "-v", "-W", "default", test=test + LEAVES[LEAVES.index("async def test_next") :].replace("next", "last")
+    )
+    result.assert_outcomes(passed=3, warnings=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*_users of test_it.py::test_leaves was kept: locked, perhaps by server process*",
+            "*PgdbmLeakWarning: test_it.py::test_leaves ended, and a connection was in a transaction that had written*",
+            "  test_it.py::test_leaves: a transaction from before the end of the test has written something: server p*",
+        ]
+    )
+
+
 def test_where_warnings_are_errors_a_late_finding_is_an_error_of_the_test_that_did_it(reused: Project) -> None:
     result = reused.run("-W", "error::pytest_pgdbm.PgdbmLeakWarning", test=LEAVES)
     result.assert_outcomes(passed=2, errors=1)

@@ -259,6 +259,7 @@ VIEWS = _each(
     """
     refresh materialized view <depot>.never
     refresh materialized view <depot>.stale
+    refresh materialized view <depot>.too_early
     refresh materialized view <depot>.totals with no data
     """,
 )

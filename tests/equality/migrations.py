@@ -167,6 +167,7 @@ create materialized view of_totals as select sum(n) as n from totals;
 create materialized view never as select id from items with no data;
 create materialized view no_rows as select code, stock from items;
 create materialized view stale as select id, name from suppliers;
+create materialized view too_early as select id from suppliers where name = 'since then';
 insert into suppliers (name) values ('since then');
 """
 

@@ -115,6 +115,7 @@ PROGRAMS: dict[str, tuple[Cost, list[str]]] = {
         [ITEMS, "refresh materialized view <depot>.no_rows", "refresh materialized view <shop>.popular"],
     ),
     "a materialized view that was stale": ("any", ["refresh materialized view <depot>.stale"]),
+    "a materialized view that was empty, and stale": ("any", ["refresh materialized view <depot>.too_early"]),
     "a table made again": (
         "any",
         [

@@ -154,7 +154,6 @@ def test_what_is_leased_again_is_what_was_leased_first(homes: Homes, own: bool) 
             assert "what we have" in dumped
             assert "pytest-pgdbm" not in dumped
             for name, program in PROGRAMS.items():
-                home.begin(built)
                 async with connected(home.managers(built, Term("it"), built.schemas)["shop"].dsn) as connection:
                     for statement in filter(None, program.split(";")):
                         await connection.execute(statement)
@@ -178,7 +177,6 @@ def test_what_is_otherwise_anywhere_in_the_database_is_found(homes: Homes, chang
         async with homes.home(own=True) as home:
             built = await home.build(homes.shop(), ())
             await home.settle_in(built)
-            home.begin(built)
             async with homes.looking(built) as (connection, _):
                 await connection.execute(change)
             assert (await home.recycle(built)).why.startswith(why)

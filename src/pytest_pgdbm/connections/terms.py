@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from pytest_pgdbm.ground.errors import LeaseEnded, LeaseLost
 
 LOSS = (
@@ -11,12 +13,24 @@ LOSS = (
 
 
 class Term:
-    """How long a lease lasts: from its test's set-up to its end. `test` says whose it is."""
+    """How long a lease lasts: from its test's set-up to its end. `test` says whose it is.
+
+    `over` is when it ended, by `time.monotonic()`; None until then.
+    """
 
     def __init__(self, test: str) -> None:
         self.test = test
-        self.ended = False
+        self.over: float | None = None
         self.lost = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether its test is over."""
+        return self.over is not None
+
+    def end(self) -> None:
+        """Says that its test is over now."""
+        self.over = time.monotonic()
 
     def check_lost(self) -> None:
         """Raises LeaseLost once what was leased is not this process's any more."""

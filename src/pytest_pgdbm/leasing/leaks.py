@@ -55,12 +55,15 @@ def _connection(whose: str, checkout: Checkout) -> str:
 
 
 def _transaction(whose: str, holder: Holder) -> str:
-    what, mend = "still held locks on its tables", "end its transaction in the test"
-    if not holder.locks:
-        what, mend = "to its database was still open", "close it in the test"
+    what, then = "still held locks on what is in its schemas", "It was cut off; end its transaction in the test"
+    if holder.writing:
+        what = "was in a transaction that had written something"
+        then = "It goes on, and its schemas were given up; end its transaction in the test"
+    elif not holder.locks:
+        what, then = "to its database was still open", "It was cut off; close it in the test"
     return (
         f"{whose} ended, and a connection {what}: server process {holder.pid},"
-        f" {holder.application!r}, {_doing(holder)}. It was cut off; {mend}"
+        f" {holder.application!r}, {_doing(holder)}. {then}"
     )
 
 

@@ -35,6 +35,7 @@ class Leases:
         self._returned: list[tuple[Term, Leased]] = []
         self._returning: set[asyncio.Task[None]] = set()
         self._late: list[Leak] = []
+        self._writing: set[int] = set()
         self.dropped: list[str] = []
         """Which tests' sets could not be leased again, and why."""
 
@@ -74,7 +75,7 @@ class Leases:
 
     def revoke(self, tenant: Tenant) -> None:
         """Ends the tenant's term: its managers refuse from now on, its sets wait for `settle`."""
-        tenant.term.ended = True
+        tenant.term.end()
         for leased in tenant.sets.values():
             self._returned.append((tenant.term, leased))
             self._leased_now.pop(leased.built, None)
@@ -138,11 +139,14 @@ class Leases:
         return found
 
     def _give_back(self, term: Term, built: BuiltSet, stock: Stock) -> None:
-        coming = stock.give_back(built)
+        coming = stock.give_back(built, term.over)
 
         async def tell() -> None:
             outcome = await coming
-            self._late += describe([term.test], (), outcome.holders, outcome.kept)
+            holders = [each for each in outcome.holders if not each.writing or each.pid not in self._writing]
+            # One that goes on is in the way of later tests, too, and not theirs.
+            self._writing.update(each.pid for each in holders if each.writing)
+            self._late += describe([term.test], (), holders, outcome.kept)
             if outcome.why:
                 self.dropped.append(f"{term.test}: {outcome.why}")
 

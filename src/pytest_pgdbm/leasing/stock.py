@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pytest_pgdbm.connections.quiet import quietly
+from pytest_pgdbm.connections.terms import LOSS
 from pytest_pgdbm.ground.errors import BuildError
 from pytest_pgdbm.schemas.database_home import DatabaseHome
 from pytest_pgdbm.schemas.drop import Kept
@@ -51,6 +52,7 @@ class Stock:
         self._sets: set[BuiltSet] = set()
         self._coming: set[asyncio.Task[Any]] = set()
         self._leases = 0
+        self._unready: dict[BuiltSet, str] = {}
 
     async def take(self) -> BuiltSet:
         """A set that nobody else has. Raises BuildError."""
@@ -62,9 +64,7 @@ class Stock:
                 break
             await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
         self._leases += 1
-        built = await self._new()
-        self.home.begin(built)
-        return built
+        return await self._new()
 
     def take_now(self) -> BuiltSet | None:
         """A set that nobody else has, if one is ready; from any thread."""
@@ -73,12 +73,14 @@ class Stock:
         except IndexError:
             return None
         self._leases += 1
-        self.home.begin(built)
         return built
 
-    def give_back(self, built: BuiltSet) -> asyncio.Task[Outcome]:
-        """Begins to make a set ready for the next test, or to drop it; the task returns what came of it."""
-        coming = asyncio.ensure_future(self._back(built))
+    def give_back(self, built: BuiltSet, over: float | None = None) -> asyncio.Task[Outcome]:
+        """Begins to make a set ready for the next test, or to drop it; the task returns what came of it.
+
+        `over` is when its test ended, by `time.monotonic()`; now, unless it is said.
+        """
+        coming = asyncio.ensure_future(self._back(built, over))
         self._comes(coming)
         return coming
 
@@ -133,17 +135,21 @@ class Stock:
         self._coming.discard(task)
         self._grow()
 
-    async def _back(self, built: BuiltSet) -> Outcome:
+    async def _back(self, built: BuiltSet, over: float | None) -> Outcome:
         with quietly():
             if built not in self._sets:
-                return Outcome("it could not be made ready to be used again", *await self.home.drop([built]))
-            recycled = await self.home.recycle(built)
+                why = f"it could not be made ready to be used again: {self._unready.pop(built, LOSS)}"
+                return Outcome(why, *await self.home.drop([built]))
+            recycled = await self.home.recycle(built, over)
             if not recycled.why:
                 self._ready.append(built)
                 return Outcome(holders=recycled.holders)
             self._sets.discard(built)
             kept, holders = await self.home.drop([built])
-            return Outcome(recycled.why, kept, [*recycled.holders, *holders])
+            ended = {each.pid for each in holders}
+            return Outcome(
+                recycled.why, kept, [*(each for each in recycled.holders if each.pid not in ended), *holders]
+            )
 
     async def _add(self) -> None:
         with quietly():
@@ -157,6 +163,7 @@ class Stock:
                 self._ready.append(built)
             else:
                 self._leases = 0
+                self._unready.pop(built, None)
                 await self.home.drop([built])
 
     async def _new(self) -> BuiltSet:
@@ -172,8 +179,8 @@ class Stock:
         try:
             await self.home.settle_in(built)
             self._sets.add(built)
-        except Unrecyclable:
-            pass
+        except Unrecyclable as reason:
+            self._unready[built] = str(reason)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self.home.drop([built])))
             raise

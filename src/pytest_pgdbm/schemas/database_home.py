@@ -83,18 +83,14 @@ class DatabaseHome:
         """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
         await self._sites[built].settle_in(built)
 
-    def begin(self, built: BuiltSet) -> None:
-        """Says that a set is leased now, if it is one that will be given back."""
-        self._sites[built].begin(built)
-
-    async def recycle(self, built: BuiltSet) -> Recycled:
+    async def recycle(self, built: BuiltSet, over: float | None = None) -> Recycled:
         """Makes a database that was leased as it was before, once all connections to it have ended."""
         site = self._sites[built]
         try:
             holders = await self._empty(site)
         except FAILURES as error:
             return Recycled(built, f"the server said: {masked(str(error))}")
-        return Recycled(built, await site.recycle(built), holders)
+        return Recycled.of(built, await site.recycle(built, over), holders)
 
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Drops sets with their databases; returns what had to stay, and who had to be cut off for it."""

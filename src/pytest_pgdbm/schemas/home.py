@@ -25,6 +25,7 @@ from pytest_pgdbm.schemas.kept.keeping import Keeping
 from pytest_pgdbm.schemas.kept.record import Entry, Unreadable
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
 from pytest_pgdbm.schemas.removal import Removal
 from pytest_pgdbm.schemas.site import Common, Site
 from pytest_pgdbm.schemas.undoing import Undoing
@@ -35,12 +36,19 @@ class Recycled:
     """A set that was given back.
 
     `why` it cannot be leased again and is to be dropped, "" if it is as it was; `holders` are connections of its
-    test's that were ended.
+    test's that were ended, or that may have written to it.
     """
 
     built: BuiltSet
     why: str = ""
     holders: Sequence[Holder] = ()
+
+    @classmethod
+    def of(cls, built: BuiltSet, reason: Unrecyclable | None, ended: Sequence[Holder] = ()) -> Recycled:
+        """What came of it, and who was ended for it."""
+        if reason is None:
+            return cls(built, "", ended)
+        return cls(built, str(reason), [*ended, *reason.holders])
 
 
 class Home:
@@ -110,13 +118,12 @@ class Home:
         """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
         await self._site.settle_in(built)
 
-    def begin(self, built: BuiltSet) -> None:
-        """Says that a set is leased now, if it is one that will be given back."""
-        self._site.begin(built)
+    async def recycle(self, built: BuiltSet, over: float | None = None) -> Recycled:
+        """Makes a set that was leased as it was before; to be called when nobody uses it any more.
 
-    async def recycle(self, built: BuiltSet) -> Recycled:
-        """Makes a set that was leased as it was before; to be called when nobody uses it any more."""
-        return Recycled(built, await self._site.recycle(built))
+        `over` is when its test ended, by `time.monotonic()`; now, unless it is said.
+        """
+        return Recycled.of(built, await self._site.recycle(built, over))
 
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Drops sets, all together; returns what had to stay, and who had to be cut off for it.

@@ -12,7 +12,7 @@ from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas.drop import Kept, drop, mark
-from pytest_pgdbm.schemas.holders import Holder, end_left_behind, find_holders
+from pytest_pgdbm.schemas.holders import Holder, end_left_behind, find_holders, find_writing
 from pytest_pgdbm.schemas.proof import Proof
 
 SECONDS_TO_TRY = 0.2
@@ -63,7 +63,8 @@ class Removal:
         try:
             return await drop(connection, schemas, self._proof, seconds=SECONDS_TO_TRY)
         except asyncpg.PostgresError as error:
-            why = _why(error, await find_holders(connection, schemas, self._pool_application))
+            holders = await find_holders(connection, schemas, self._pool_application)
+            why = _why(error, holders or await find_writing(connection, 0))
             kept = [Kept(schema, why) for schema in schemas]
             with contextlib.suppress(asyncpg.PostgresError):
                 await mark(connection, kept)
@@ -72,5 +73,7 @@ class Removal:
 
 def _why(error: asyncpg.PostgresError, holders: Sequence[Holder]) -> str:
     if isinstance(error, asyncpg.LockNotAvailableError) and holders:
-        return "locked by " + ", ".join(map(str, holders))
+        # A change of a function, say, has no lock that tells of what, but the drop waits for its end.
+        maybe = ", perhaps" if holders[0].writing else ""
+        return f"locked{maybe} by " + ", ".join(map(str, holders))
     return f"the server refused to drop it: {error.args[0]}"

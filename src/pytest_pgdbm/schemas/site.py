@@ -5,6 +5,7 @@ All of it is done in the private loop.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ from pytest_pgdbm.schemas.contents import Contents
 from pytest_pgdbm.schemas.kept.keeping import Keeping
 from pytest_pgdbm.schemas.plan import BuiltSet, Manner, Plan, warn_of_order
 from pytest_pgdbm.schemas.proof import Proof
-from pytest_pgdbm.schemas.recycling.engine import Progress, Recyclable, Recycler
-from pytest_pgdbm.schemas.recycling.pristine import Pristine
+from pytest_pgdbm.schemas.recycling.engine import Recyclable, Recycler
+from pytest_pgdbm.schemas.recycling.pristine import Pristine, Unrecyclable
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Common:
     extensions: frozenset[str]
     say: Callable[[str], object] = str
     contents: Contents = field(default_factory=Contents)
-    progress: Progress = field(default_factory=Progress)
 
     def application(self, part: str) -> str:
         """What connections of this process call themselves."""
@@ -91,7 +91,7 @@ class Site:
         )
         self._closes_admin = admin is None
         self._keeping = keeping
-        self._recycler = Recycler(self.admin, common.progress)
+        self._recycler = Recycler(self.admin)
         self._recyclable: dict[BuiltSet, Recyclable] = {}
 
     async def build(self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str]) -> BuiltSet:
@@ -109,7 +109,7 @@ class Site:
             self.pool.terminate()  # a seed that failed need not have given its connections back
             raise
         finally:
-            term.ended = True
+            term.end()
             await self.pool.close()
         return built
 
@@ -157,14 +157,12 @@ class Site:
         """What a set was like that was made ready to be leased."""
         return self._recyclable[built].pristine
 
-    def begin(self, built: BuiltSet) -> None:
-        """Says that a set is leased now, if it is one that will be given back."""
-        if built in self._recyclable:
-            self._recycler.begin(self._recyclable[built])
+    async def recycle(self, built: BuiltSet, over: float | None = None) -> Unrecyclable | None:
+        """Makes a set as it was before; returns why that cannot be, or None.
 
-    async def recycle(self, built: BuiltSet) -> str:
-        """Makes a set as it was before; returns why that cannot be, or ""."""
-        return await self._recycler.recycle(self._recyclable[built])
+        `over` is when its test ended, by `time.monotonic()`; now, unless it is said.
+        """
+        return await self._recycler.recycle(self._recyclable[built], time.monotonic() if over is None else over)
 
     def forget(self, sets: Sequence[BuiltSet]) -> None:
         """Says that these sets are given up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,13 @@ from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas import fingerprint
+from pytest_pgdbm.schemas.holders import find_writing
 from pytest_pgdbm.schemas.recycling import function
-from pytest_pgdbm.schemas.recycling.function import CHANGED, HELD, Found
+from pytest_pgdbm.schemas.recycling.function import CHANGED, EMPTIED, HELD, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.inventory import Relation
 from pytest_pgdbm.schemas.recycling.pristine import (
     WAITS,
+    WAITS_FOR_A_START,
     Pristine,
     Unrecyclable,
     flush,
@@ -33,40 +36,34 @@ from pytest_pgdbm.schemas.recycling.pristine import (
 HOLDERS_WAIT = 0.2
 """Seconds that the locks of a test that has ended may last: its connections' server processes are ending."""
 
+_NEVER = -1
+"""No number of a transaction."""
+
+_LONG_AGO = 1e9
+
 
 @dataclass
 class Recyclable:
     """A set that can be given back: what it was like, and the function in the session that looks after it.
 
-    `losses` is how often the connection for administration had been lost by then, and `since` the number of the next
-    transaction before it was leased last.
+    `losses` is how often the connection for administration had been lost by then. `since` is the number of the next
+    transaction when it was looked at last, if none was in progress then: what has a lower one is known.
     """
 
     name: str
     pristine: Pristine
     losses: int
     session: int = -1
-    since: int = 0
-
-
-@dataclass
-class Progress:
-    """How far the server's transactions have come when one was looked at last: all databases count together."""
-
-    reached: int = 0
+    since: int = _NEVER
 
 
 class Recycler:
     """Notes what sets are like, and makes them so again, over the one connection for administration of a database."""
 
-    def __init__(self, admin: Admin, progress: Progress) -> None:
+    def __init__(self, admin: Admin) -> None:
         self._admin = admin
-        self._progress = progress
         self._numbers = itertools.count(1)
-
-    def begin(self, recyclable: Recyclable) -> None:
-        """Says that a set is leased now."""
-        recyclable.since = self._progress.reached
+        self._hopeful = True
 
     def adopt(self, pristine: Pristine) -> Recyclable:
         """A set that another process has noted; it must be recycled before it is leased."""
@@ -84,37 +81,40 @@ class Recycler:
                 raise Unrecyclable(f"the server said: {masked(str(error))}") from error
 
     async def _note(self, connection: asyncpg.Connection, schemas: Collection[str] | None) -> Recyclable:
-        recyclable = Recyclable(self._new_name(), await note(connection, schemas), self._admin.losses)
+        # Who kept one set from being noted will likely keep the next: each test would wait for it.
+        waits, self._hopeful = (WAITS_FOR_A_START if self._hopeful else WAITS), False
+        recyclable = Recyclable(self._new_name(), await note(connection, schemas, waits), self._admin.losses)
+        self._hopeful = True
         try:
-            await self._empty(connection, recyclable)
+            await self._empty(connection, recyclable, _LONG_AGO)
         except BaseException:
             recyclable.pristine.close()  # files of rows
             raise
         return recyclable
 
-    async def recycle(self, recyclable: Recyclable) -> str:
-        """Makes a set as it was when it was noted.
+    async def recycle(self, recyclable: Recyclable, over: float) -> Unrecyclable | None:
+        """Makes a set as it was when it was noted. `over` is when its test had ended, by `time.monotonic()`.
 
-        Returns "", or why it could not be shown to be the same: then it must be dropped.
+        Returns None, or why it could not be shown to be the same: then it must be dropped.
         """
         try:
             async with self._admin.resetter() as connection:
                 if recyclable.losses != self._admin.losses:
                     raise Unrecyclable("the connection that shows others that it is in use was lost")
-                await self._recycle(connection, recyclable)
+                await self._recycle(connection, recyclable, over)
         except Unrecyclable as reason:
-            return str(reason)
+            return reason
         except FAILURES as error:
-            return f"the server said: {masked(str(error))}"
-        return ""
+            return Unrecyclable(f"the server said: {masked(str(error))}")
+        return None
 
     def _new_name(self) -> str:
         return f"pgdbm_reset_{next(self._numbers)}"
 
-    async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
+    async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable, over: float) -> None:
         pristine = recyclable.pristine
-        found, moved = await self._looked_at(connection, recyclable)
-        if found.state == function.UNTOUCHED:
+        found, moved = await self._looked_at(connection, recyclable, over)
+        if found.state == UNTOUCHED:
             return
         left = await _vacuumed(connection, pristine, found, moved)
         truncated = await _truncate(connection, pristine, left)
@@ -135,37 +135,52 @@ class Recycler:
             pristine.files = await read_files(connection, pristine.inventory.stored)
             recyclable.session = -1  # the function knows the rows by their writers
 
-    async def _looked_at(self, connection: asyncpg.Connection, recyclable: Recyclable) -> tuple[Found, Collection[int]]:
+    async def _looked_at(
+        self, connection: asyncpg.Connection, recyclable: Recyclable, over: float
+    ) -> tuple[Found, Collection[int]]:
         """What the function finds, once nobody is at work in the set, and which relations have new files.
 
         Raises Unrecyclable.
         """
         moved: Collection[int] = ()
-        found = await self._empty(connection, recyclable)
-        deadline = asyncio.get_running_loop().time() + HOLDERS_WAIT
+        found = await self._empty(connection, recyclable, time.monotonic() - over)
+        deadline = time.monotonic() + HOLDERS_WAIT
         while found.state == HELD:
-            if asyncio.get_running_loop().time() > deadline:
-                raise Unrecyclable("a connection still holds locks on its tables")
+            if time.monotonic() > deadline:
+                raise await _held(connection, time.monotonic() - over)
             await asyncio.sleep(WAITS[2])
-            found = await self._empty(connection, recyclable)
+            found = await self._empty(connection, recyclable, time.monotonic() - over)
         if found.state == CHANGED:
             await _expect_same(connection, recyclable.pristine, found.structure)
             moved = await _disown_moved(connection, recyclable.pristine)
             recyclable.session = -1  # it may look for other OIDs now
-            found = await self._empty(connection, recyclable)
-            if found.state != function.EMPTIED:
+            found = await self._empty(connection, recyclable, time.monotonic() - over)
+            if found.state != EMPTIED:
                 raise Unrecyclable("somebody is at work in it")
         return found, moved
 
-    async def _empty(self, connection: asyncpg.Connection, recyclable: Recyclable) -> Found:
+    async def _empty(self, connection: asyncpg.Connection, recyclable: Recyclable, over: float) -> Found:
+        """Looks at the set and empties it; its test ended `over` seconds ago."""
         if recyclable.session != self._admin.session:
             await connection.execute(recyclable.pristine.definition(recyclable.name))
             recyclable.session = self._admin.session
         expected = recyclable.pristine.fingerprint.quick_value
-        row = await connection.fetchrow(function.call(recyclable.name), expected, recyclable.since)
+        row = await connection.fetchrow(function.call(recyclable.name), expected, recyclable.since, over)
         found = Found(**row)
-        self._progress.reached = found.reached
+        # Not what others had reached: between two looks at this set nothing may have been written.
+        recyclable.since = found.reached if found.calm and found.state in (UNTOUCHED, EMPTIED) else _NEVER
         return found
+
+
+async def _held(connection: asyncpg.Connection, over: float) -> Unrecyclable:
+    """Who is still at work, `over` seconds after the test ended. The drop tells of those who have locks."""
+    writing = await find_writing(connection, over)
+    if not writing:
+        return Unrecyclable("a connection still holds locks on what is in it")
+    who = ", ".join(map(str, writing))
+    reason = Unrecyclable(f"a transaction from before the end of the test has written something: {who}")
+    reason.holders = writing
+    return reason
 
 
 async def _vacuumed(
@@ -216,12 +231,18 @@ async def _refresh(connection: asyncpg.Connection, pristine: Pristine, views: Se
     for view in views:
         await connection.execute(f"refresh materialized view {view}")
         first = pristine.copies.get(view.oid)
-        if first is not None and not await first.is_like(connection):
+        # One that was empty may have been so only because it was made before the seeds.
+        same = await first.is_like(connection) if first else await _is_empty(connection, view)
+        if not same:
             raise Unrecyclable(f"{view} came out otherwise when it was made again")
     await flush(connection)
-    await vacuum(connection, views)
     filled = [view for view in views if view.oid in pristine.copies]
+    await vacuum(connection, views, {view.oid: pristine.seeded[view.oid].size for view in filled})
     pristine.seeded.update(await read_rows(connection, filled))
+
+
+async def _is_empty(connection: asyncpg.Connection, relation: Relation) -> bool:
+    return not await connection.fetchval(f"select exists (select from {relation})")
 
 
 async def _disown_moved(connection: asyncpg.Connection, pristine: Pristine) -> set[int]:

@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pgdbm.ground.names import quote_literal
+from pytest_pgdbm.schemas.holders import is_writing
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
 
 MOST_BYTES_TO_DELETE = 1 << 20
 """A table that has grown larger is truncated: deleting and vacuuming cost more from some thousand rows on."""
+
+_HERE = "l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
 
 HELD, UNTOUCHED, CHANGED, EMPTIED = "held", "untouched", "changed", "emptied"
 
@@ -35,16 +38,17 @@ class SeededRows:
 class Found:
     """What the function tells.
 
-    `state` is HELD, UNTOUCHED, CHANGED or EMPTIED, `reached` the next transaction's number when that was looked at,
-    `structure` the look at the catalogs. `dirty` are OIDs of tables that had no
-    rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views` of
-    materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
+    `state` is HELD, UNTOUCHED, CHANGED or EMPTIED, `reached` the next transaction's number when that was looked at, and
+    `calm` whether none was in progress then; `structure` is the look at the catalogs. `dirty` are OIDs of tables that
+    had no rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views`
+    of materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
     have been emptied. `gained` are tables that only gained rows, and have lost them; `grown` are tables that had rows
     at first, and whose indexes have other sizes now.
     """
 
     state: str
     reached: int
+    calm: bool
     structure: str
     dirty: Sequence[int]
     touched: Sequence[int]
@@ -57,9 +61,10 @@ class Found:
 def call(name: str) -> str:
     """The statement that calls the function.
 
-    Its parameters are the look at the catalogs that is expected, and what `reached` was before the set was leased.
+    Its parameters are the look at the catalogs that is expected, what `reached` was when the set was looked at last,
+    with nothing in progress, and how many seconds ago its test was over.
     """
-    return f"select * from pg_temp.{name}($1, $2)"
+    return f"select * from pg_temp.{name}($1, $2, $3)"
 
 
 def definition(
@@ -68,17 +73,18 @@ def definition(
     seeded: Mapping[int, SeededRows],
     indexes: Mapping[int, int],
     values: Mapping[int, tuple[int, bool]],
+    objects: Collection[int],
     look: str,
 ) -> str:
     """The statement that makes the function.
 
-    `indexes` are the bytes of the indexes of seeded relations, `values` those of the sequences, `look` is the SQL of
-    the look.
+    `indexes` are the bytes of the indexes of seeded relations, `values` those of the sequences, `objects` the OIDs of
+    all that the set consists of, `look` is the SQL of the look.
     """
-    body = "\n".join(_body(inventory, seeded, indexes, values, look))
+    body = "\n".join(_body(inventory, seeded, indexes, values, objects, look))
     return (
-        f"create or replace function pg_temp.{name}(expected text, since int8,"
-        " out state text, out reached int8, out structure text,"
+        f"create or replace function pg_temp.{name}(expected text, since int8, ago float8,"
+        " out state text, out reached int8, out calm bool, out structure text,"
         " out dirty oid[], out touched oid[], out views oid[], out large oid[], out gained oid[], out grown oid[])"
         f" language plpgsql as {quote_literal(body)}"
     )
@@ -89,14 +95,18 @@ def _body(
     seeded: Mapping[int, SeededRows],
     indexes: Mapping[int, int],
     values: Mapping[int, tuple[int, bool]],
+    objects: Collection[int],
     look: str,
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
-    yield "declare n bigint; k bigint; now pg_snapshot = pg_catalog.pg_current_snapshot();"
+    yield "declare n bigint; k bigint; held bool; writing bool; now pg_snapshot = pg_catalog.pg_current_snapshot();"
     yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}'; grown := '{}';"
     yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
-    yield f"if {_held(inventory.lockable)} then state := '{HELD}'; return; end if;"
+    yield "calm := pg_catalog.pg_snapshot_xmin(now) = pg_catalog.pg_snapshot_xmax(now);"
+    yield f"{_at_work(objects)};"
+    yield f"if writing then writing := {_written()}; end if;"
+    yield f"if held or writing then state := '{HELD}'; return; end if;"
     yield from _sequences([each for each in inventory.sequences if each.unlogged], values)
     yield _untouched()
     yield f"structure := {look};"
@@ -117,16 +127,23 @@ def _body(
     yield f"state := '{EMPTIED}'; end"
 
 
-def _held(oids: Collection[int]) -> str:
-    # Making a table locks its schema, and a transaction that was prepared has locks and no process:
+def _at_work(objects: Collection[int]) -> str:
+    # Making a table locks its schema, and a transaction that was prepared has locks and no process. Whatever has
+    # written something, anywhere on the server, has a lock on its own number:
     # https://www.postgresql.org/docs/current/view-pg-locks.html
+    oids = _oids(objects)
     return (
-        "exists (select from pg_catalog.pg_locks l"
+        "select"
+        f" pg_catalog.bool_or(l.relation = any({oids}) and {_HERE}"
+        f" or l.locktype = 'object' and l.objid = any({oids}) and {_HERE}),"
+        " pg_catalog.bool_or(l.locktype = 'transactionid')"
+        " into held, writing from pg_catalog.pg_locks l"
         " where l.granted and l.pid is distinct from pg_catalog.pg_backend_pid()"
-        " and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
-        f" and (l.relation = any({_oids(oids)}) or"
-        f" l.classid = 'pg_catalog.pg_namespace'::regclass and l.objid = any({_oids(oids)})))"
     )
+
+
+def _written() -> str:
+    return f"exists (select from pg_catalog.pg_stat_activity a where {is_writing('ago')})"
 
 
 def _with_pages(relations: Sequence[Relation]) -> str:
@@ -189,10 +206,7 @@ def _deletion(table: Relation, rows: SeededRows | None) -> str:
 def _untouched() -> str:
     # Whatever writes takes a number, be it rolled back later; so does nextval() the first time after setval().
     # https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
-    return (
-        "if reached = since and pg_catalog.pg_snapshot_xmin(now) = pg_catalog.pg_snapshot_xmax(now)"
-        f" then state := '{UNTOUCHED}'; return; end if;"
-    )
+    return f"if reached = since and calm then state := '{UNTOUCHED}'; return; end if;"
 
 
 def _sequences(sequences: Sequence[Relation], values: Mapping[int, tuple[int, bool]]) -> Iterator[str]:

@@ -56,12 +56,6 @@ join pg_catalog.pg_am a on a.oid = c.relam join pg_catalog.pg_namespace n on n.o
 where n.nspname = any($1) and c.relkind = 'i' and a.amname <> all($2) order by c.oid
 """
 
-_LOCKABLE = """
-select array_agg(distinct n.oid) || array_agg(c.oid) filter (where c.relkind in ('r', 'p', 'm', 'S', 'v', 'f'))
-from pg_catalog.pg_namespace n left join pg_catalog.pg_class c on c.relnamespace = n.oid
-where n.nspname = any($1)
-"""
-
 
 @dataclass(frozen=True)
 class Relation:
@@ -93,12 +87,10 @@ class Relation:
 class Inventory:
     """The relations of a set by OID, in the order they were made.
 
-    `lockable` are the OIDs of all that a transaction locks which works in the set, the schemas among them; `shaped` are
-    the quoted names of indexes, by relation, that have to be built anew to be as in a fresh table.
+    `shaped` are the quoted names of indexes, by relation, that have to be built anew to be as in a fresh table.
     """
 
     relations: Mapping[int, Relation]
-    lockable: Sequence[int]
     shaped: Mapping[int, Sequence[str]]
     superuser: bool
 
@@ -141,12 +133,11 @@ async def read_inventory(connection: asyncpg.Connection, schemas: Collection[str
     """What there is now."""
     superuser = connection.get_settings().is_superuser == "on"
     rows = await connection.fetch(_RELATIONS, list(schemas), _FIRING[superuser], superuser)
-    lockable = await connection.fetchval(_LOCKABLE, list(schemas))
     relations = {row["oid"]: Relation(**row) for row in rows}
     shaped: dict[int, list[str]] = {}
     for row in await connection.fetch(_SHAPED, list(schemas), _SHAPELESS):
         shaped.setdefault(row["relation"], []).append(row["index"])
-    return Inventory(relations, lockable, shaped, superuser)
+    return Inventory(relations, shaped, superuser)
 
 
 def _referring_first(tables: Sequence[Relation]) -> Iterator[list[Relation]]:

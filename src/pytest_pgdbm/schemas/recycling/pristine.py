@@ -10,6 +10,7 @@ import asyncpg
 
 from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.fingerprint import Fingerprint
+from pytest_pgdbm.schemas.holders import Holder, find_oldest_reader
 from pytest_pgdbm.schemas.recycling import function
 from pytest_pgdbm.schemas.recycling.function import SeededRows
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_inventory
@@ -58,7 +59,9 @@ where c.oid = any($1::oid[]) and pg_catalog.pg_indexes_size(c.oid) > 2 * pg_cata
 
 
 class Unrecyclable(Exception):
-    """Why a set cannot be given back, only dropped."""
+    """Why a set cannot be given back, only dropped. `holders` are connections that are the cause and go on."""
+
+    holders: Sequence[Holder] = ()
 
 
 @dataclass
@@ -80,7 +83,8 @@ class Pristine:
 
     def definition(self, name: str) -> str:
         """The statement that makes the function by which this set is emptied."""
-        return function.definition(name, self.inventory, self.seeded, self.indexes, self.values, self.fingerprint.quick)
+        objects, look = self.fingerprint.anatomy.everything, self.fingerprint.quick
+        return function.definition(name, self.inventory, self.seeded, self.indexes, self.values, objects, look)
 
     def close(self) -> None:
         """Lets go of the copies."""
@@ -88,16 +92,19 @@ class Pristine:
             each.close()
 
 
-async def note(connection: asyncpg.Connection, schemas: Collection[str] | None) -> Pristine:
+async def note(
+    connection: asyncpg.Connection, schemas: Collection[str] | None, waits: Sequence[float] = WAITS_FOR_A_START
+) -> Pristine:
     """Makes a set that was just built as it will always be leased, and notes what that is.
 
     It is these schemas, or for None all of the database. Free places in tables are closed, sequences have no numbers
-    in store, and the planner knows that tables are empty. Raises Unrecyclable.
+    in store, and the planner knows that tables are empty. While others still see rows that the build deleted it waits
+    so many seconds, between tries. Raises Unrecyclable.
     """
     await flush(connection)
     names = list(schemas) if schemas is not None else await _all_schemas(connection)
     inventory = await read_inventory(connection, names)
-    filled = await _filled(connection, inventory)
+    filled = await _filled(connection, inventory, waits)
     seeded = await read_rows(connection, filled)
     values = await _values(connection, inventory.sequences)
     taken = await fingerprint.take(connection, None if schemas is None else names)
@@ -176,14 +183,15 @@ def _vacuum(connection: asyncpg.Connection, relations: Iterable[Relation], *, fr
     return f"vacuum (index_cleanup on, truncate on, parallel 0{more}) {names}"
 
 
-async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[Relation]:
+async def _filled(connection: asyncpg.Connection, inventory: Inventory, waits: Sequence[float]) -> list[Relation]:
     """The relations that hold rows, which lie without free places between them."""
     stored = [*inventory.tables, *inventory.views]
     if not stored:
         return []
-    unfinished = await vacuum(connection, stored, waits=WAITS_FOR_A_START)
+    unfinished = await vacuum(connection, stored, waits=waits)
     if unfinished:
-        raise Unrecyclable(f"another connection in the database still sees rows that were deleted from {unfinished[0]}")
+        reader = await find_oldest_reader(connection) or "another connection"
+        raise Unrecyclable(f"rows that were deleted from {unfinished[0]} are still seen by {reader}")
     pages = await connection.fetch(_PAGES, [each.oid for each in stored])
     filled = [inventory.relations[row["oid"]] for row in pages if row["size"]]
     _check(filled)
@@ -191,7 +199,7 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory) -> list[
     loose = {row["oid"] for row in await _look_at_rows(connection, filled) if row["holes"]}
     for relation in (each for each in tables if each.oid in loose):
         await connection.execute(f"vacuum (full) {relation}")
-        await vacuum(connection, [relation], waits=WAITS_FOR_A_START)
+        await vacuum(connection, [relation], waits=waits)
     split = {row["oid"] for row in await connection.fetch(_SPLIT, [each.oid for each in tables])} - loose
     await _reindex(connection, (each for each in tables if each.oid in split))
     await reshape(connection, inventory, [each.oid for each in filled])
