@@ -8,7 +8,6 @@ from pytest_pgdbm.ground.errors import (
     Attempt,
     BuildError,
     ConfigError,
-    DropRefused,
     LeaseEnded,
     MigrationsError,
     NoServer,
@@ -61,7 +60,7 @@ def test_a_failed_server_tells_why_and_what_mends_it() -> None:
 
 
 def test_every_error_is_a_pgdbm_error_and_every_warning_a_pgdbm_warning() -> None:
-    errors = (ConfigError, UnknownService, NoServer, ServerFailed, ServerGone, BuildError, LeaseEnded, DropRefused)
+    errors = (ConfigError, UnknownService, NoServer, ServerFailed, ServerGone, BuildError, LeaseEnded)
     assert all(issubclass(error, PgdbmError) for error in errors)
     assert issubclass(MigrationsError, BuildError)
     assert issubclass(SeedError, BuildError)

@@ -98,10 +98,6 @@ class LeaseLost(PgdbmError):
     """What a test had leased is not surely its own any more, since the plugin's connection to the server ended."""
 
 
-class DropRefused(PgdbmError):
-    """A schema was kept because something that the plugin did not make depends on it, or proof is missing."""
-
-
 class NoConnection(PgdbmError):
     """The server had no connection left, or no turn came, for as long as is waited for one."""
 
