@@ -35,8 +35,9 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
-"""Arguments of runs in processes of their own, of which each would load Hypothesis."""
+_UNUSED = ("cacheprovider", "hypothesispytest", "rerunfailures", "pytest_cov")
+QUICK = tuple(word for name in _UNUSED for word in ("-p", f"no:{name}"))
+"""Arguments of runs in processes of their own, of which each would load Hypothesis and more."""
 
 # anyio's plugin loads trio. Both take as long as all the rest of a small run.
 INI = f"""

@@ -114,3 +114,66 @@ def test_a_test_that_loses_the_plugins_connection_fails_with_the_reason_and_late
     assert dead
     project.run(test=WORKS).assert_outcomes(passed=1)
     assert left(query) == set()
+
+
+def test_who_loses_it_under_isolation_database_fails_and_what_it_had_is_left_to_the_next_run(
+    project: Project, query: Query
+) -> None:
+    result = project.run(
+        "--pgdbm-isolation=database",
+        test="""
+        import pathlib
+
+        LOSE = (
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where datname = current_database() and application_name ~ '^pgdbm .* admin$'"
+        )
+
+        def note(db):
+            with pathlib.Path(__file__).with_name("databases").open("a") as file:
+                print(db.dsn.rpartition("/")[2], file=file)
+
+        async def test_before(users_db):
+            note(users_db)
+
+        async def test_loses_and_asks(users_db, pgdbm_pool):
+            note(users_db)
+            await pgdbm_pool.fetch(LOSE)
+            while True:
+                await users_db.fetch_value("select 1")
+
+        async def test_loses_and_ends(users_db, pgdbm_pool):
+            note(users_db)
+            await pgdbm_pool.fetch(LOSE)
+
+        async def test_after(users_db):
+            note(users_db)
+            assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+        """,
+    )
+    result.assert_outcomes(passed=3, failed=1, errors=2)
+    result.stdout.fnmatch_lines(["E *LeaseLost: the schemas of test_it.py::test_loses_and_asks were lost: *"])
+    _, lost, other, after = (project.path / "databases").read_text().split()
+    assert len({lost, other, after}) == 3
+    made = f"^{lost.rpartition('_')[0]}_"
+    assert {row["name"] for row in query(LEFT_DATABASES, made)} == {lost, other}
+    project.run(test=WORKS).assert_outcomes(passed=1)
+    assert query(LEFT_DATABASES, made) == []
+
+
+def test_a_databases_own_connection_that_is_ended_costs_nothing(project: Project) -> None:
+    """It shows nobody that the database is in use, and comes back."""
+    test = """
+        END = (
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where datname = current_database() and application_name ~ '^pgdbm .* admin$'"
+        )
+
+        async def test_ends(users_db):
+            assert len(await users_db.fetch_all(END)) == 1
+            await users_db.execute("insert into {{tables.users}} (email) values ('a')")
+
+        async def test_after(users_db):
+            assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+    """
+    project.run("--pgdbm-isolation=database", test=test).assert_outcomes(passed=2)

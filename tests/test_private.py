@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import INI, USERS, Project
+from hostile import FILES, NAMES, NASTY, WILD
 from hypothesis import Phase, example, given, settings
-from hypothesis import strategies as st
 from keeper.runs import needs_root
 from scenes import Scene, eventually
 from workshop import Workshop
@@ -336,16 +336,6 @@ def test_a_run_works_without_a_cache_that_somebody_has_made_before(
     assert (set(below(at.parent)), _state(at)) == before
 
 
-BITS = [
-    *('"', "'", "\\", "$$", "$1", "$a$", ";", "--", "/*", "*/", "%s", "%(a)s", "{0}", "{", "}", "{{schema}}"),
-    *("{{tables.t}}", "\n", "\r", "\t", " ", "\u00e9", "\u202e", ".", ":x", "?", "@", "#", "E'", "\\'", '""'),
-    *("; drop table public.canary; --", '"; drop table public.canary; --', "'; drop table public.canary; --"),
-    *("$$; drop table public.canary; $$", "\\'; drop table public.canary; --", "a", "Z", "0", "_"),
-]
-NASTY = st.lists(st.sampled_from(BITS), min_size=1, max_size=4).map("".join).filter(lambda text: text.strip())
-NAMES = NASTY.filter(lambda text: len(text.encode()) <= 63)
-FILES = NASTY.filter(lambda text: "/" not in text and len(text.encode()) <= 200)
-
 MAKES = """
 do $make$ begin execute format('create table {{{{schema}}}}.%I (%I text)', {table}, {column}); end $make$;
 """
@@ -398,9 +388,6 @@ def test_no_name_becomes_a_statement(
             assert await superuser.fetch("select from pg_namespace where nspname ~ '^pgdbm_'") == []
 
     asyncio.run(go())
-
-
-WILD = st.text(max_size=30) | NASTY
 
 
 @settings(max_examples=200)

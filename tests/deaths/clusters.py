@@ -53,6 +53,12 @@ class Cluster(EmbeddedServer):
         """The URL that runs are given."""
         return f"postgresql://app:{self._password}@{self.place}/app_test"
 
+    def take_passwords(self, other: Cluster) -> None:
+        """Has its roles log in with the passwords of another server's."""
+        for role in ("app", "boss"):
+            self.run_as_boss(f"alter role {role} password '{other._password}'")
+        self._password = other._password
+
     def run_as_boss(self, statement: str) -> None:
         """Executes a statement in another database."""
         execute(self.boss.rpartition("/")[0] + "/postgres", statement)

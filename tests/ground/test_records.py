@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_pgdbm.ground.endpoint import Endpoint, Login
+from pytest_pgdbm.ground.endpoint import Endpoint, Identity, Login
 from pytest_pgdbm.ground.records import Process, start_time
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="start times are read from Linux's /proc")
@@ -82,6 +82,14 @@ def test_no_such_process_has_no_start_time() -> None:
 
 def test_an_endpoint_travels_as_json_with_its_passwords() -> None:
     assert Endpoint.from_json(ENDPOINT.to_json()) == ENDPOINT
+    seen = replace(ENDPOINT, identity=Identity("7", "5", "postgres", "1.5"), allowed=True)
+    assert Endpoint.from_json(seen.to_json()) == seen
+
+
+def test_an_endpoint_that_an_earlier_version_has_kept_is_read() -> None:
+    data = ENDPOINT.to_json()
+    del data["identity"], data["allowed"]
+    assert Endpoint.from_json(data) == ENDPOINT
 
 
 def test_an_endpoint_and_a_login_print_without_passwords() -> None:

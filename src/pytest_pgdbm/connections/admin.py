@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections import login, whereabouts
 from pytest_pgdbm.connections.contact import Contact
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.registration import Registration
@@ -170,6 +170,8 @@ class Admin:
     async def _connect(self) -> asyncpg.Connection:
         connection = await self._contact.connect()
         try:
+            if self._database == self._endpoint.database:  # the others are the plugin's, by names that no other has
+                await whereabouts.look_again(connection, self._endpoint)
             if self._registration is not None:
                 if self._pid:
                     await self._end_lost(connection)

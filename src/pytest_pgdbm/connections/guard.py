@@ -75,7 +75,7 @@ class _Foreign:
     size: str = ""
 
     def __str__(self) -> str:
-        where = "in no schema" if self.schema is None else f"schema {_plain(quote_ident(self.schema))}"
+        where = "in no schema" if self.schema is None else f"schema {plain(quote_ident(self.schema))}"
         counted = ", ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in self.numbers.items())
         return f"{where}: {counted}" + (f" ({self.size})" if self.size else "")
 
@@ -99,7 +99,7 @@ async def check(connection: asyncpg.Connection, database: str, place: str, allow
     foreign = await _find_foreign(connection, database, place)
     if foreign:
         seen = await _measured(connection, foreign)
-        where = place + await _behind(connection, place)
+        where = place + await behind(connection, place)
         raise ServerFailed("\n  ".join(_told(database, where, seen, allow)), _remedy(database))
 
 
@@ -107,7 +107,7 @@ async def _find_foreign(connection: asyncpg.Connection, database: str, place: st
     try:
         rows = await connection.fetch(_FOREIGN)
     except asyncpg.PostgresError as error:
-        why = f"what database {_plain(quote_ident(database))} at {place} holds could not be seen: {masked(str(error))}"
+        why = f"what database {plain(quote_ident(database))} at {place} holds could not be seen: {masked(str(error))}"
         raise ServerFailed(f"{why}; nothing was written to it", _remedy(database)) from error
     found: dict[str | None, _Foreign] = {}
     for row in rows:
@@ -134,7 +134,7 @@ async def _sizes(connection: asyncpg.Connection) -> Mapping[str | None, tuple[in
         return {}
 
 
-async def _behind(connection: asyncpg.Connection, place: str) -> str:
+async def behind(connection: asyncpg.Connection, place: str) -> str:
     """What the server says of itself, where that is another address: behind a tunnel, a proxy or a name."""
     row = await connection.fetchrow(_ADDRESS)
     if row is None or row["host"] is None:
@@ -145,7 +145,7 @@ async def _behind(connection: asyncpg.Connection, place: str) -> str:
 
 
 def _told(database: str, where: str, foreign: list[_Foreign], allow: Setting[str | None]) -> Iterator[str]:
-    yield f"database {_plain(quote_ident(database))} at {where} does not look like one for tests; nothing was written"
+    yield f"database {plain(quote_ident(database))} at {where} does not look like one for tests; nothing was written"
     yield f"its name has none of the words {', '.join(WORDS)}"
     yield "it holds what the plugin did not make:"
     yield from (f"  {one}" for one in foreign[:SHOWN])
@@ -153,17 +153,17 @@ def _told(database: str, where: str, foreign: list[_Foreign], allow: Setting[str
         more = len(foreign) - SHOWN
         yield f"  … and {more} more schema{'' if more == 1 else 's'}"
     if allow.value is not None:
-        yield f"url-allow={_plain(masked(allow.value))} (from {allow.source}) allows another database"
+        yield f"url-allow={plain(masked(allow.value))} (from {allow.source}) allows another database"
 
 
 def _remedy(database: str) -> str:
-    name = _plain(shlex.quote(database))
+    name = plain(shlex.quote(database))
     return (
         "give the URL of an empty database, or of one whose name has such a word, as shop_test; if tests may"
         f" have schemas in this one, say so: --pgdbm-url-allow={name} (or PGDBM_URL_ALLOW, pgdbm_url_allow)"
     )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """The name without what a terminal would take for a command."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-from pytest_pgdbm.connections import cluster, guard, poolers
+from pytest_pgdbm.connections import cluster, guard, poolers, whereabouts
 from pytest_pgdbm.connections.crowd import Crowd, Wait
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
@@ -151,6 +151,8 @@ async def first_login(
         else:
             await guard.check(connection, found.database, _place(endpoint), allow)
             await _check_rights(endpoint, connection)
+            known = await whereabouts.identity(connection)
+            found = dataclasses.replace(found, identity=known, allowed=allow.value == found.database)
         return dataclasses.replace(found, kept=await cluster.state(connection)) if endpoint.kept == "" else found
     except _IS_ENDED as error:
         raise ServerFailed(f"{_place(endpoint)} ended the connection: {masked(str(error))}", _ENDED) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import asyncpg
 
-from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections import login, whereabouts
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.doctor import here
 from pytest_pgdbm.doctor.visit import visiting
@@ -59,6 +59,7 @@ async def clean_server(settings: Settings) -> tuple[list[str], bool]:
 async def _sweep(endpoint: Endpoint) -> Swept:
     connection = await login.connect(endpoint, endpoint.database, endpoint.admin, application_name=APPLICATION)
     try:
+        await whereabouts.look_again(connection, endpoint)
         return await _patiently(connection)
     finally:
         connection.terminate()

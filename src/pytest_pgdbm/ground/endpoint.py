@@ -20,6 +20,19 @@ class Login:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What tells a database from all others: the server's system identifier, "" if it is kept secret, and its own oid.
+
+    Beside them its name, and when the server was started.
+    """
+
+    system: str
+    database: str
+    name: str
+    started: str
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """A running server and how to reach it.
 
@@ -29,6 +42,7 @@ class Endpoint:
     host and port; `pooling` is what is behind `url`. `why` says in a few words how the server was chosen. `kept` is
     for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
     first login; None for all other servers. `kept_in` is that server's folder. `workers` of the run share the server.
+    `identity` is the database at a URL that was looked at; `allowed` says that the user's word opened it.
     """
 
     kind: ServerKind
@@ -50,6 +64,8 @@ class Endpoint:
     kept: str | None = None
     kept_in: str | None = None
     workers: int = 1
+    identity: Identity | None = None
+    allowed: bool = False
 
     @property
     def own(self) -> bool:
@@ -63,8 +79,8 @@ class Endpoint:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Endpoint:
         """The record that `to_json` wrote."""
-        plain = {**data, "login": Login(**data["login"]), "admin": Login(**data["admin"])}
-        return cls(**plain)
+        identity = Identity(**data["identity"]) if data.get("identity") else None
+        return cls(**{**data, "login": Login(**data["login"]), "admin": Login(**data["admin"]), "identity": identity})
 
     def url_for(self, database: str) -> str:
         """The libpq URI with which tests reach a database of this server, password included."""

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import asyncpg
 
-from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections import login, whereabouts
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.quiet import quietly
@@ -59,6 +59,7 @@ class Sweeper:
         endpoint, application = self._common.endpoint, self._common.application("sweep")
         connection = await login.connect(endpoint, endpoint.database, endpoint.admin, application_name=application)
         try:
+            await whereabouts.look_again(connection, endpoint)
             yield connection
         finally:
             connection.terminate()

@@ -31,6 +31,7 @@ _NOUNS = {
     "pg_proc": "function",
     "pg_publication_namespace": "",
     "pg_publication_rel": "",
+    "pg_replication_slots": "replication slot",
     "pg_rewrite": "rule",
     "pg_seclabel": "security label of",
     "pg_statistic_ext": "statistics",

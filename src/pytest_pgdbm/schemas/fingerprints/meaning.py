@@ -65,6 +65,15 @@ _SETTINGS = """select 'pg_db_role_setting',
 from pg_catalog.pg_db_role_setting t join pg_catalog.pg_database d on d.oid = t.setdatabase
 where d.datname = pg_catalog.current_database()"""
 
+# What an ordinary role may see of them: https://www.postgresql.org/docs/current/catalog-pg-subscription.html
+_REPLICATION = """select 'pg_subscription', t.subname::text,
+    pg_catalog.hash_record_extended(row(t.subowner, t.subenabled, t.subpublications), 7)
+from pg_catalog.pg_subscription t join pg_catalog.pg_database d on d.oid = t.subdbid
+where d.datname = pg_catalog.current_database()
+union all
+select 'pg_replication_slots', t.slot_name::text, pg_catalog.hash_record_extended(row(t.plugin), 8)
+from pg_catalog.pg_replication_slots t where t.database = pg_catalog.current_database()"""
+
 
 class Line(NamedTuple):
     """A catalog, whose row it is, and a hash of what the row says."""
@@ -78,7 +87,7 @@ class Meaning:
     """SQL for the lines of a scope, as they are when it is asked."""
 
     def __init__(self, anatomy: Anatomy, lines: Sequence[str]) -> None:
-        others = [_OTHER_LINES, _SETTINGS] if anatomy.scope.whole else [_OTHER_LINES]
+        others = [_OTHER_LINES, _SETTINGS, _REPLICATION] if anatomy.scope.whole else [_OTHER_LINES]
         self._text = _LINES.format(
             belonging=belonging(anatomy.scope, anatomy.newest), lines="\nunion all\n".join([*lines, *others])
         )

@@ -74,14 +74,22 @@ def _rows(anatomy: Anatomy, density: _Density) -> Iterator[str]:
         yield from _whole()
 
 
+_HERE = "(select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
+
+# Of a subscription an ordinary role may see the OID, not the xmin; a slot has neither.
+_REPLICATION = (
+    f"select t.oid::text::xid as row_version from pg_catalog.pg_subscription t where t.subdbid = {_HERE}",
+    "select '3'::xid as row_version from pg_catalog.pg_replication_slots t"
+    " where t.database = pg_catalog.current_database()",
+)
+
+
 def _whole() -> Iterator[str]:
     """What can be new in a database without a new row in pg_depend."""
     for catalog, condition in whole_catalogs():
         yield _FIRST.format(catalog) + condition
-    yield (
-        f"{_FIRST.format('pg_db_role_setting')}t.setdatabase ="
-        " (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
-    )
+    yield f"{_FIRST.format('pg_db_role_setting')}t.setdatabase = {_HERE}"
+    yield from _REPLICATION
 
 
 def _dependencies(anatomy: Anatomy, density: _Density) -> Iterator[str]:
