@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 
@@ -17,6 +18,17 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+async def waits_or_is_done(task: asyncio.Future[Any], watching: asyncpg.Connection) -> bool:
+    """Returns once somebody waits for a lock in this database, or the task is done; whether it is."""
+    waiting = (
+        "select from pg_locks where not granted"
+        " and database = (select oid from pg_database where datname = current_database())"
+    )
+    while not task.done() and not await watching.fetch(waiting):
+        await asyncio.sleep(0.01)
+    return task.done()
 
 
 def execute(url: str, statement: str) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 from conftest import Project
-from databases import connected
+from databases import connected, waits_or_is_done
 
 from pytest_pgdbm.ground.names import new_run, schema_name
-from pytest_pgdbm.schemas.drop import Kept, drop
+from pytest_pgdbm.schemas.drop import Kept, drop, thin_out
 from pytest_pgdbm.schemas.proof import Proof
 
 OURS = """
@@ -23,6 +23,7 @@ create function {s}.tr() returns trigger language plpgsql as 'begin return new; 
 create sequence {s}.numbers;
 create view {s}.v as select id from {s}.t;
 create materialized view {s}.m as select id from {s}.t;
+create table {s}.parted (id int, own text) partition by range (id);
 insert into {s}.t (name) values ('ours');
 """
 
@@ -49,6 +50,52 @@ FOREIGN = {
     "rule": "create table public.theirs (id int);"
     " create rule r as on insert to public.theirs do also insert into {s}.t (name) values ('x')",
 }
+
+# What somebody makes with rows of their own, and what is to be seen of it.
+WITH_ROWS = {
+    "inheriting table": (
+        "create table public.theirs (own text) inherits ({s}.t); insert into public.theirs values (1, 'a', 'precious')",
+        "select own from public.theirs",
+    ),
+    "partition": (
+        "create table public.theirs (id int, own text); insert into public.theirs values (1, 'precious');"
+        "alter table {s}.parted attach partition public.theirs for values from (1) to (2)",
+        "select own from public.theirs",
+    ),
+    "view": ("create view public.theirs as select 'precious' as own from {s}.t", "select own from public.theirs"),
+    "view on our view": (
+        "create view public.theirs as select 'precious' as own from {s}.v",
+        "select own from public.theirs",
+    ),
+    "foreign key": (
+        "create table public.theirs (own text, t int references {s}.t on delete cascade);"
+        "insert into public.theirs values ('precious', 1)",
+        "select own from public.theirs join pg_constraint on conrelid = 'public.theirs'::regclass and contype = 'f'",
+    ),
+    "column of our enum": (
+        "create table public.theirs (own text, mood {s}.mood); insert into public.theirs values ('precious', 'good')",
+        "select own from public.theirs where mood = 'good'",
+    ),
+    "column of our row type": (
+        "create table public.theirs (own {s}.t); insert into public.theirs values ((1, 'precious'))",
+        "select (own).name from public.theirs",
+    ),
+    "default from our sequence": (
+        "create table public.theirs (own text, id int default nextval('{s}.numbers'));"
+        "insert into public.theirs values ('precious', 1)",
+        "select own from public.theirs join pg_attrdef on adrelid = 'public.theirs'::regclass",
+    ),
+    "default from our function": (
+        "create table public.theirs (own text, id int default {s}.f(1)); insert into public.theirs values ('precious')",
+        "select own from public.theirs join pg_attrdef on adrelid = 'public.theirs'::regclass",
+    ),
+    "trigger": (
+        "create table public.theirs (own text); create trigger tr before insert on public.theirs"
+        " for each row execute function {s}.tr(); insert into public.theirs values ('precious')",
+        "select own from public.theirs join pg_trigger on tgrelid = 'public.theirs'::regclass",
+    ),
+}
+LOCK_OUR_TABLES = ("inheriting table", "partition", "view", "view on our view", "foreign key")
 
 Act = Callable[[asyncpg.Connection, str, Proof], Awaitable[None]]
 
@@ -119,6 +166,15 @@ def test_a_schema_without_this_runs_proof_stays(database_url: str, comment: str 
     in_a_schema(database_url, act)
 
 
+def test_a_schema_goes_that_its_owner_may_not_use(database_url: str) -> None:
+    async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
+        await connection.execute(f"revoke usage on schema {schema} from current_user")
+        assert await drop(connection, [schema], proof) == []
+        assert not await exists(connection, schema)
+
+    in_a_schema(database_url, act)
+
+
 def test_a_schema_of_another_name_stays_whatever_its_comment_says(database_url: str) -> None:
     async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
         await connection.execute(f"alter schema {schema} rename to production")
@@ -161,6 +217,88 @@ def test_a_lock_that_is_not_had_leaves_all_as_it_is(database_url: str) -> None:
                 await drop(connection, [schema], proof, seconds=0.1)
             assert await exists(connection, schema)
         assert await drop(connection, [schema], proof) == []
+
+    in_a_schema(database_url, act)
+
+
+@pytest.mark.parametrize("what", WITH_ROWS)
+def test_what_is_not_committed_yet_when_the_drop_begins_stays(database_url: str, what: str) -> None:
+    make, look = WITH_ROWS[what]
+
+    async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
+        async with connected(database_url) as other:
+            await other.execute("begin;" + make.format(s=schema))
+            dropping = asyncio.ensure_future(drop(connection, [schema], proof))
+            gone = await waits_or_is_done(dropping, other)
+            await other.execute("commit")
+            kept = await dropping
+            if gone:
+                # The server knows of no lock on what they refer to, and nobody can see that they do.
+                assert what not in LOCK_OUR_TABLES
+                assert kept == []
+                assert await other.fetchval("select to_regclass('public.theirs') is not null")
+            else:
+                assert [each.name for each in kept] == [schema]
+                assert "theirs" in kept[0].why
+                assert [tuple(row) for row in await other.fetch(look)] == [("precious",)]
+
+    in_a_schema(database_url, act)
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("held", ["t", "numbers"])
+@pytest.mark.parametrize("what", WITH_ROWS)
+def test_what_is_committed_while_the_drop_waits_for_somebody_else_stays(
+    database_url: str, what: str, held: str, isolation: str
+) -> None:
+    make, look = WITH_ROWS[what]
+
+    async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
+        await connection.execute(f"set default_transaction_isolation = '{isolation}'")
+        async with connected(database_url) as other, connected(database_url) as holder:
+            await holder.execute(f"begin; select from {schema}.{held}")
+            await other.execute("begin;" + make.format(s=schema))
+            dropping = asyncio.ensure_future(drop(connection, [schema], proof))
+            assert not await waits_or_is_done(dropping, other)
+            await other.execute("commit")
+            await holder.execute("commit")
+            assert [each.name for each in await dropping] == [schema]
+            assert [tuple(row) for row in await other.fetch(look)] == [("precious",)]
+
+    in_a_schema(database_url, act)
+
+
+def test_a_table_that_is_moved_elsewhere_while_the_drop_waits_stays(database_url: str) -> None:
+    async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
+        await connection.execute(f"create table {schema}.theirs () inherits ({schema}.t)")
+        await connection.execute(f"insert into {schema}.theirs values (7, 'precious')")
+        async with connected(database_url) as other:
+            await other.execute(f"begin; alter table {schema}.theirs set schema public")
+            dropping = asyncio.ensure_future(drop(connection, [schema], proof))
+            assert not await waits_or_is_done(dropping, other)
+            await other.execute("commit")
+            assert [each.name for each in await dropping] == [schema]
+            assert await other.fetchval("select name from public.theirs") == "precious"
+
+    in_a_schema(database_url, act)
+
+
+@pytest.mark.parametrize("what", LOCK_OUR_TABLES)
+def test_thinning_out_takes_nothing_along_that_is_committed_meanwhile(database_url: str, what: str) -> None:
+    make, look = WITH_ROWS[what]
+
+    async def act(connection: asyncpg.Connection, schema: str, proof: Proof) -> None:
+        async with connected(database_url) as other:
+            await other.execute("begin;" + make.format(s=schema))
+            thinning = asyncio.ensure_future(thin_out(connection, schema, proof, seconds=5))
+            assert not await waits_or_is_done(thinning, other)
+            await other.execute("commit")
+            with pytest.raises(asyncpg.SerializationError, match="what depends on it has changed meanwhile"):
+                await thinning
+            assert await other.fetchval(look) == "precious"
+            assert await other.fetchval(f"select name from {schema}.t where id = 1") == "ours"
+            await thin_out(connection, schema, proof, seconds=5)
+            assert await other.fetchval(look) == "precious"
 
     in_a_schema(database_url, act)
 

@@ -10,7 +10,7 @@ import pytest
 from workshop import Workshop
 
 from pytest_pgdbm.ground.names import quote_literal, schema_name
-from pytest_pgdbm.schemas.drop import drop
+from pytest_pgdbm.schemas.drop import drop, thin_out
 from pytest_pgdbm.schemas.proof import Proof
 
 OURS = """
@@ -244,14 +244,19 @@ def test_what_cascade_would_take_keeps_the_schema(shared_workshop: Workshop, sch
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("thinning", [False, True], ids=["at once", "thinned out"])
 @pytest.mark.parametrize("what", LEFT)
-def test_what_cascade_leaves_alone_keeps_nothing(shared_workshop: Workshop, schema: str, what: str) -> None:
+def test_what_cascade_leaves_alone_keeps_nothing(
+    shared_workshop: Workshop, schema: str, what: str, thinning: bool
+) -> None:
     async def go() -> None:
         proof = Proof(shared_workshop.run.id)
         async with shared_workshop.superuser() as connection, shared_workshop.superuser() as another:
             await prepare(connection, schema, proof)
             await another.execute(LEFT[what].format(s=schema))
             before = await everything(connection)
+            if thinning:
+                await thin_out(connection, schema, proof, seconds=5)
             assert await drop(connection, [schema], proof) == []
             after = await everything(connection)
             gone = {name for key, name in before.items() if key not in after}

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import asyncpg
-from databases import connected
+from databases import connected, waits_or_is_done
 from workshop import Workshop
 
 USERS = "create table {{tables.users}} (id serial primary key, email text unique);"
@@ -85,6 +85,26 @@ def test_a_set_that_somebody_uses_stays_with_all_that_it_needs(workshop: Worksho
                 f" orders_user_id_fkey on {built.schemas['orders']}.orders",
             }
             assert sorted(await workshop.schemas()) == sorted(built.schemas.values())
+
+    asyncio.run(go())
+
+
+def test_a_set_that_somebody_begins_to_use_while_it_is_dropped_stays(workshop: Workshop) -> None:
+    async def go() -> None:
+        async with workshop.built("users", {"users": workshop.service("users", USERS)}) as (home, built):
+            schema = built.schemas["users"]
+            async with connected(workshop.url) as other:
+                await other.execute(
+                    f"begin; create table public.theirs (own text) inherits ({schema}.users);"
+                    "insert into public.theirs (own) values ('precious')"
+                )
+                dropping = asyncio.ensure_future(home.drop([built]))
+                assert not await waits_or_is_done(dropping, other)
+                await other.execute("commit")
+                kept, ended = await dropping
+                assert ([each.name for each in kept], ended) == ([schema], [])
+                assert "table public.theirs" in kept[0].why
+                assert await other.fetchval("select own from public.theirs") == "precious"
 
     asyncio.run(go())
 

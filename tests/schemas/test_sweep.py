@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from databases import connected
+from databases import connected, waits_or_is_done
 from workshop import Workshop
 
 from pytest_pgdbm.connections import registration
@@ -68,6 +68,28 @@ def test_what_a_dead_run_has_left_goes_whatever_depends_on_what(workshop: Worksh
         assert [each.name for each in found.dropped] == left
         assert (found.kept, found.alive) == ([], set())
         assert await workshop.schemas() == []
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("tables", [1, 120])
+def test_what_somebody_begins_to_use_while_it_is_swept_stays(workshop: Workshop, tables: int) -> None:
+    async def go() -> None:
+        async with connected(workshop.url) as connection, connected(workshop.url) as other:
+            left = await leave(connection, new_run(), "users")
+            for number in range(1, tables):  # more than a hundred are dropped a few at a time
+                await connection.execute(f"create table {left[0]}.t{number} (id int)")
+            last = "t" if tables == 1 else f"t{tables - 1}"
+            await other.execute(
+                f"begin; create table public.theirs (own text) inherits ({left[0]}.{last});"
+                "insert into public.theirs values (1, 'precious')"
+            )
+            sweeping = asyncio.ensure_future(sweep(connection))
+            assert not await waits_or_is_done(sweeping, other)
+            await other.execute("commit")
+            found = await sweeping
+            assert (found.dropped, [each.name for each in found.kept]) == ([], left)
+            assert await other.fetchval("select own from public.theirs") == "precious"
 
     asyncio.run(go())
 
