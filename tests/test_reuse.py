@@ -29,6 +29,8 @@ def db(users_db):
     return users_db
 """
 
+Query = Callable[[str], list[asyncpg.Record]]
+
 ADD = "insert into {{tables.users}} (email) values ($1) returning id"
 
 
@@ -54,9 +56,7 @@ async def test_it(db, number):
 """
 
 
-def test_a_few_schemas_serve_many_tests_and_none_is_left(
-    reused: Project, query: Callable[[str], list[asyncpg.Record]]
-) -> None:
+def test_a_few_schemas_serve_many_tests_and_none_is_left(reused: Project, query: Query) -> None:
     reused.run(test=MANY).assert_outcomes(passed=40)
     used = schemas_of(reused)
     assert len(used) == 40
@@ -134,7 +134,7 @@ def test_what_is_found_late_is_told_of_the_test_that_did_it(reused: Project) -> 
     assert len(set(schemas_of(reused))) == 2
 
 
-def test_what_leaves_no_lock_is_told_once_and_the_schemas_are_not_used_again(reused: Project) -> None:
+def test_what_leaves_no_lock_is_told_once_and_the_schemas_are_not_used_again(reused: Project, query: Query) -> None:
     reused.write("migrations/users/002.sql", "create function {{schema}}.one() returns int language sql as 'select 1';")
     test = LEAVES.replace(
         "\"insert into {{tables.users}} (email) values ('a')\"", '"alter function {{schema}}.one() immutable"'
@@ -150,6 +150,33 @@ def test_what_leaves_no_lock_is_told_once_and_the_schemas_are_not_used_again(reu
             "  test_it.py::test_leaves: a transaction from before the end of the test has written something: server p*",
         ]
     )
+    # The session's fixture has ended the transaction by then, so that all can go.
+    summary = result.stdout.str().partition(" pgdbm =")[2]
+    assert "schemas were built anew" in summary
+    assert "was kept" not in summary
+    assert query("select nspname from pg_namespace where nspname ~ '^pgdbm_'") == []
+
+
+def test_sets_of_one_test_that_it_tied_together_are_dropped_together(reused: Project, query: Query) -> None:
+    for service in ("here", "there"):
+        reused.write(f"migrations/{service}/001.sql", "create table {{tables.things}} (id int primary key);")
+    result = reused.run(
+        "-v",
+        "-W",
+        "error::pytest_pgdbm.PgdbmWarning",
+        test="""
+        async def test_ties(pgdbm_db):
+            here, there = await pgdbm_db("here"), await pgdbm_db("there")
+            await here.execute("create view {{schema}}.v as select id from {{tables.there.things}}")
+            await there.execute("alter table {{tables.things}} add other int references {{tables.here.things}}")
+
+        async def test_next(pgdbm_db):
+            assert await (await pgdbm_db("there")).fetch_all("select * from {{tables.things}}") == []
+        """,
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("*was kept*")
+    assert query("select nspname from pg_namespace where nspname ~ '^pgdbm_'") == []
 
 
 def test_where_warnings_are_errors_a_late_finding_is_an_error_of_the_test_that_did_it(reused: Project) -> None:

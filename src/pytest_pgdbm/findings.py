@@ -36,8 +36,9 @@ def tell(session: pytest.Session, found: Sequence[Leak], running: pytest.Item | 
 
 def _texts(leaks: Sequence[Leak]) -> list[tuple[str, type[Warning]]]:
     # One warning for all of a kind: where warnings are errors, the first would swallow the rest.
-    kinds = ((PgdbmWarning, True), (PgdbmLeakWarning, False))
-    texts = (("\n".join(leak.message for leak in leaks if leak.kept is kept), category) for category, kept in kinds)
+    kept, cut_off = [each for each in leaks if each.kept], [each for each in leaks if not each.kept]
+    kinds = ((kept, PgdbmWarning), (cut_off, PgdbmLeakWarning))
+    texts = (("\n".join(leak.message for leak in some), category) for some, category in kinds)
     return [(text, category) for text, category in texts if text]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_pgdbm.services.service import Service
 
 _LOOKING = pytest.StashKey[threading.Thread]()
-_KEPT = pytest.StashKey[list[str]]()
+_KEPT = pytest.StashKey["list[Leak]"]()
 _WORKERS = pytest.StashKey[list[report.Told]]()
 _MARKER = (
     "pgdbm(seed={service: seeds}, search_path=, isolation=, reuse=): choices of pytest-pgdbm for a test; seed replaces"
@@ -218,7 +218,8 @@ def _doctor(config: pytest.Config) -> int:
 
 def _told(config: pytest.Config) -> report.Told:
     session = config.stash[SESSION]
-    return {"failure": session.failure, "kept": config.stash[_KEPT], "dropped": session.dropped, "waits": session.waits}
+    kept = [leak.message for leak in config.stash[_KEPT] if leak.kept not in session.gone]
+    return {"failure": session.failure, "kept": kept, "dropped": session.dropped, "waits": session.waits}
 
 
 def _settings(config: pytest.Config) -> settings.Settings:
@@ -267,5 +268,5 @@ def _tell(session: pytest.Session, found: list[Leak], running: pytest.Item | Non
     if found:
         from pytest_pgdbm import findings
 
-        session.config.stash[_KEPT].extend(leak.message for leak in found if leak.kept)
+        session.config.stash[_KEPT].extend(leak for leak in found if leak.kept)
         findings.tell(session, found, running)

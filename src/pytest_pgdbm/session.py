@@ -138,6 +138,11 @@ class Session:
         """Which tests' sets could not be leased again, and why."""
         return self._leases.dropped if "_leases" in self.__dict__ else []
 
+    @property
+    def gone(self) -> set[str]:
+        """Schemas that had to stay, and were dropped later."""
+        return self._leases.gone if "_leases" in self.__dict__ else set()
+
     def revoke(self, tenant: Tenant) -> None:
         """Ends a tenant's term; `settle` then drops its sets. Raises LeaseLost if they were lost."""
         if "_leases" in self.__dict__:

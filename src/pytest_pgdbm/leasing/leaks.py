@@ -18,13 +18,13 @@ _LONGEST_QUERY = 200
 class Leak:
     """Something that was not as it should be when a test's sets were given back.
 
-    `test` is whose it was, "" if that is not known for sure; `kept` tells a schema that stays on the server from a
-    connection that was cut off.
+    `test` is whose it was, "" if that is not known for sure; `kept` is the schema or database that stays on the
+    server, "" for a connection.
     """
 
     test: str
     message: str
-    kept: bool = False
+    kept: str = ""
 
 
 def describe(
@@ -38,7 +38,7 @@ def describe(
     test = tests[0] if tests else ""
     leaks = [Leak(_owner(checkout) or test, _connection(_owner(checkout) or whose, checkout)) for checkout in out]
     leaks += [Leak(test, _transaction(whose, holder)) for holder in holders]
-    leaks += [Leak(test, f"{each.kind} {each.name} of {whose} was kept: {each.why}", kept=True) for each in kept]
+    leaks += [Leak(test, f"{each.kind} {each.name} of {whose} was kept: {each.why}", each.name) for each in kept]
     return leaks
 
 

@@ -17,7 +17,7 @@ from pytest_pgdbm.connections.pool_set import Pools
 from pytest_pgdbm.connections.pools import SharedPool
 from pytest_pgdbm.connections.terms import LOSS, Term
 from pytest_pgdbm.leasing.leaks import Leak, describe
-from pytest_pgdbm.leasing.stock import AnyHome, Stock
+from pytest_pgdbm.leasing.stock import AnyHome, Outcome, Stock
 from pytest_pgdbm.leasing.tenants import Leased, Tenant
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.settings import Isolation
@@ -38,6 +38,8 @@ class Leases:
         self._writing: set[int] = set()
         self.dropped: list[str] = []
         """Which tests' sets could not be leased again, and why."""
+        self.gone: set[str] = set()
+        """Schemas that had to stay, and were dropped later."""
 
     def lease_now(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> dict[str, Database] | None:
         """As `lease`, from any thread and at once; None if there is something to wait for."""
@@ -112,9 +114,8 @@ class Leases:
         """
         returned, self._returned = self._returned, []
         out = await self._pools.take_lost(_terms(returned), self._own_pools(returned))
-        for term, leased in returned:
-            if leased.stock is not None:
-                self._give_back(term, leased.built, leased.stock)
+        for term in dict.fromkeys(term for term, _ in returned):
+            self._give_back(term, [each for whose, each in returned if whose is term])
         tests = sorted({term.test for term, _ in returned})
         found = describe(tests, out, (), ())
         for isolation, home in self._homes.items():
@@ -136,23 +137,33 @@ class Leases:
             kept, holders = await stock.clear()
             found += describe(["the run"], (), holders, kept)
         self._stocks.clear()
+        await self._drop_stuck()
         return found
 
-    def _give_back(self, term: Term, built: BuiltSet, stock: Stock) -> None:
-        coming = stock.give_back(built, term.over)
+    def _give_back(self, term: Term, sets: Sequence[Leased]) -> None:
+        coming = [each.stock.give_back(each.built, term.over) for each in sets if each.stock is not None]
+        if coming:
+            task = asyncio.ensure_future(self._tell(term, coming))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
 
-        async def tell() -> None:
-            outcome = await coming
-            holders = [each for each in outcome.holders if not each.writing or each.pid not in self._writing]
-            # One that goes on is in the way of later tests, too, and not theirs.
-            self._writing.update(each.pid for each in holders if each.writing)
-            self._late += describe([term.test], (), holders, outcome.kept)
-            if outcome.why:
-                self.dropped.append(f"{term.test}: {outcome.why}")
+    async def _tell(self, term: Term, coming: Sequence[asyncio.Task[Outcome]]) -> None:
+        """Notes what came of the sets of a test."""
+        outcomes = await asyncio.gather(*coming)
+        kept = [each for outcome in outcomes for each in outcome.kept]
+        if kept and len(coming) > 1:
+            await self._drop_stuck()
+            kept = [each for each in kept if each.name not in self.gone]
+        holders = [each for outcome in outcomes for each in outcome.holders]
+        holders = [each for each in holders if not each.writing or each.pid not in self._writing]
+        # One that goes on is in the way of later tests, too, and not theirs.
+        self._writing.update(each.pid for each in holders if each.writing)
+        self._late += describe([term.test], (), holders, kept)
+        self.dropped += [f"{term.test}: {outcome.why}" for outcome in outcomes if outcome.why]
 
-        task = asyncio.ensure_future(tell())
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+    async def _drop_stuck(self) -> None:
+        for home in self._homes.values():
+            self.gone |= await home.drop_stuck()
 
     async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Leased:
         stock = self._stock(plan, others) if tenant.reuse else None

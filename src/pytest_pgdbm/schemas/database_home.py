@@ -101,6 +101,10 @@ class DatabaseHome:
             kept += await self._drop(site)
         return kept, holders
 
+    async def drop_stuck(self) -> set[str]:
+        """Tries once more to drop what had to stay; nothing, since no database is in another's way."""
+        return set()
+
     async def wake(self, plan: Plan, others: Sequence[str]) -> BuiltSet | None:
         """A set that an earlier run has kept; None, since databases of sets are not kept."""
         return None

@@ -73,6 +73,7 @@ class Home:
         self._numbers = itertools.count(1)
         self._undoing = Undoing()
         self._mine: set[BuiltSet] = set()
+        self._stuck: list[BuiltSet] = []
         self._losses = 0
         self._site = Site(common, database, pool, proof, admin=admin, keeping=keeping)
         self._site.admin.on_loss.append(self._lose)
@@ -134,8 +135,20 @@ class Home:
         self._site.forget(sets)
         going = [each for each in sets if each in self._mine]
         kept, holders = await self._removal.remove([list(each.schemas.values()) for each in going])
-        self._mine.difference_update(going if not kept else ())
+        names = {each.name for each in kept}
+        stuck = [each for each in going if names.intersection(each.schemas.values())]
+        self._stuck += stuck
+        self._mine.difference_update(each for each in going if each not in stuck)
         return kept, holders
+
+    async def drop_stuck(self) -> set[str]:
+        """Tries once more to drop what had to stay, all of it together: one set may have been in another's way.
+
+        Returns the schemas that are gone now.
+        """
+        stuck, self._stuck = [each for each in self._stuck if each in self._mine], []
+        kept, _ = await self.drop(stuck)
+        return {schema for each in stuck for schema in each.schemas.values()} - {each.name for each in kept}
 
     async def retire(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Says that the run needs these sets no more: those are kept that the next one can use, the others dropped."""
