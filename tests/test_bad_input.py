@@ -60,7 +60,21 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         ),
         (
             {"a/001.sql": "create table {{tables.t}} (id int references {{tables.missing.t}});"},
-            ["E*a/001.sql, line 1", 'E*schema "missing" does not exist'],
+            [
+                "E*a/001.sql, line 1",
+                'E*schema "missing" does not exist',
+                "E*HINT:  if {{tables.missing.*}} is meant for a service: those that can be named here are 'a'. *",
+            ],
+        ),
+        (
+            {
+                "a/001.sql": "create table {{tables.t}} (id int primary key);",
+                "users/002.sql": "create table {{tables.u}} (id int references {{tables.usrs.users}});",
+            },
+            [
+                "E*users/002.sql, line 1",
+                "E*those that can be named here are 'orders', 'users'; did you mean 'users'[?] *",
+            ],
         ),
         ({"a/001_x.sql": "select 1", "a/001_y.sql": "select 2"}, ["E*001_x.sql*001_y.sql*"]),
         ({"a/001.sql": ""}, ["E*001.sql*empty*"]),
@@ -84,6 +98,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         "without transaction",
         "no schema",
         "unknown service",
+        "misspelt service",
         "one number twice",
         "empty",
         "byte order mark",
@@ -94,7 +109,8 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_wrong_migrations(project: Project, files: dict[str, str], lines: list[str]) -> None:
     for name, text in files.items():
         project.write(f"migrations/{name}", text)
-    project.run("--pgdbm-role=user", test=ASKS.format("a")).stdout.fnmatch_lines(lines)
+    asked = "users" if "users/002.sql" in files else "a"
+    project.run("--pgdbm-role=user", test=ASKS.format(asked)).stdout.fnmatch_lines(lines)
     if "public" in str(files):
         project.run(test=ASKS.format("a")).assert_outcomes(failed=1)
 
@@ -138,11 +154,69 @@ def test_no_name_needs_one_service(project: Project) -> None:
     result.stdout.fnmatch_lines(["E*pgdbm_db() without a name needs exactly one known service; known: orders, users"])
 
 
+def test_a_name_that_is_no_text_is_told(project: Project) -> None:
+    calls = ["pgdbm_db(3)", "pgdbm_db(None)", "pgdbm_db('users', ['orders'])", "pgdbm_db(3, seed={})"]
+    calls += ["pgdbm_database(3)", "pgdbm_database('')"]
+    tests = [f"def test_{at}(pgdbm_db, pgdbm_database):\n    {call}.get()" for at, call in enumerate(calls)]
+    result = project.run(test="\n\n".join(tests))
+    result.assert_outcomes(failed=6)
+    told = [
+        "pgdbm_db(3)",
+        "pgdbm_db(None)",
+        "pgdbm_db(['orders'])",
+        "pgdbm_db(3)",
+        "pgdbm_database(3)",
+        "pgdbm_database('')",
+    ]
+    lines = [line for line in result.outlines if line.startswith("E  ")]
+    assert [line.partition("ConfigError: ")[2] for line in lines] == [
+        f"{call}: a service's name is a text" for call in told
+    ]
+
+
+def test_a_lease_that_nobody_waited_for_says_so(project: Project) -> None:
+    result = project.run(
+        test="""
+        import copy, inspect
+
+        async def test_forgotten(pgdbm_db):
+            await pgdbm_db("users").fetch_value("select 1")
+
+        def test_forgotten_get(pgdbm_database):
+            pgdbm_database("users").url
+
+        async def test_it_is_an_object_as_others(pgdbm_db):
+            lease = pgdbm_db("users")
+            assert not hasattr(lease, "fetch_value") and not hasattr(lease, "__fspath__")
+            assert getattr(lease, "url", None) is None
+            assert inspect.isawaitable(lease) and not callable(lease)
+            assert (await copy.copy(lease)) is (await lease)
+            try:
+                lease.__html__
+            except AttributeError as error:
+                assert str(error) == "'Lease' object has no attribute '__html__'"
+                assert (error.name, error.obj) == ("__html__", lease)
+            for name, value in inspect.getmembers(lease):
+                assert name
+        """
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    told = (
+        "; what has it comes of awaiting this object, as in 'db = await pgdbm_db(*)', or in a synchronous test of its"
+    )
+    result.stdout.fnmatch_lines(
+        [
+            f"E*AttributeError: 'Lease' object has no attribute 'fetch_value'{told} get(), as in 'db = *.get()'",
+            f"E*AttributeError: 'Lease' object has no attribute 'url'{told} get(), *",
+        ]
+    )
+
+
 @pytest.mark.parametrize(
     ("seed", "lines"),
     [
         ("'bad.sql'", ["*a seed of service 'users' failed", "*bad.sql, line 2", "*the server says: *nope*"]),
-        ("'gone.sql'", ["*gone.sql*"]),
+        ("'gone.sql'", ["a seed of service 'users', declared at *conftest.py:8: the file *gone.sql does not exist*"]),
         ("{'users': [{'email': 'a'}, {'emial': 'b'}]}", ["*at row 2 of table 'users'", '*column "emial"*']),
         ("load", ["*a seed of service 'users' failed in load()", "*RuntimeError: out of seeds"]),
     ],
@@ -169,10 +243,63 @@ def test_a_seed_that_fails(project: Project, seed: str, lines: list[str]) -> Non
     result.stdout.fnmatch_lines(lines)
 
 
+@pytest.mark.parametrize("isolation", ["schema", "database"])
+def test_a_missing_seed_is_the_affair_of_who_asks_for_its_service(project: Project, isolation: str) -> None:
+    project.write(
+        "conftest.py",
+        """
+        from pytest_pgdbm import pgdbm_db
+
+        users_db = pgdbm_db("users")
+        orders_db = pgdbm_db("orders", needs="users", seed=[{"orders": []}, "sed.sql"])
+        """,
+    )
+    project.write("seed.sql", "")
+    result = project.run(
+        f"--pgdbm-isolation={isolation}",
+        test="""
+        import pytest
+
+        async def test_another(users_db):
+            assert await users_db.fetch_value("select count(*) from {{tables.users}}") == 0
+
+        async def test_its_own(orders_db): pass
+
+        async def test_by_name(pgdbm_db):
+            await pgdbm_db("orders")
+
+        @pytest.mark.pgdbm(seed={"users": "gone.sql"})
+        async def test_marked(users_db): pass
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=2)
+    told = "a seed of service 'orders', declared at */conftest.py:5: the file */sed.sql does not exist; did you mean *"
+    result.stdout.fnmatch_lines(
+        [told, "a seed of service 'users', given by the marker pgdbm(seed=*): the file */gone.sql*"]
+    )
+    result.stdout.fnmatch_lines([f"E*{told}"])
+
+
 def test_a_name_without_a_template_in_a_test_gets_our_hint(project: Project) -> None:
     result = project.run(test="async def test_it(users_db):\n    await users_db.fetch_all('select * from users')\n")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*write {{tables.users}}*"])
+
+
+def test_a_template_that_misspells_a_service_gets_our_hint(project: Project) -> None:
+    result = project.run(
+        test="""
+        async def test_read(users_db):
+            await users_db.fetch_all("select * from {{tables.usrs.users}}")
+
+        async def test_make(users_db):
+            await users_db.execute("create table {{tables.usrs.more}} (id int)")
+        """
+    )
+    result.assert_outcomes(failed=2)
+    named = "E*{{tables.usrs.*}} is meant for a service: *are 'orders', 'users'; did you mean 'users'[?] needs=*"
+    result.stdout.fnmatch_lines(['E*relation "usrs.users" does not exist', named])
+    result.stdout.fnmatch_lines(['E*schema "usrs" does not exist', named])
 
 
 # ------------------------------------------------------------------ URLs

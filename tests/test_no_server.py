@@ -66,5 +66,9 @@ def test_a_server_of_another_version_than_asked_for_is_refused(project: Project)
     result = project.run("--pgdbm-server-version=99", test="async def test_one(users_db): pass")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["  url: the server (--pgdbm-url) is PostgreSQL *, and 99 is asked for (--pgdbm-server-version)"]
+        [
+            "  url: the server (--pgdbm-url) is PostgreSQL *, and 99 is asked for (--pgdbm-server-version)",
+            "  to mend it: give the URL of a server of that version,"
+            " or ask for another version with --pgdbm-server-version",
+        ]
     )

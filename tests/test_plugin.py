@@ -251,10 +251,14 @@ def test_the_marker_chooses_seeds_and_search_path_for_a_test(project: Project) -
             assert await users_db.fetch_value("select count(*) from users") == 0
             assert await users_db.fetch_value("show search_path") == f"{users_db.schema}, public"
 
+        @pytest.mark.pgdbm(search_path="none")
+        async def test_the_servers_own_path(users_db):
+            assert await users_db.fetch_value("show search_path") == '"$user", public'
+
         async def test_pinned(users_db):
             assert await users_db.fetch_value("show search_path") == "pg_catalog"
         """
-    ).assert_outcomes(passed=6)
+    ).assert_outcomes(passed=7)
 
 
 def test_the_search_path_with_the_service_is_set_for_managers_only(project: Project) -> None:
@@ -334,11 +338,20 @@ def test_no_server_is_started_where_none_is_needed(own_server_project: Project, 
 
 def test_the_fixtures_are_described(project: Project) -> None:
     declared = "shop_db = pgdbm_database('users', 'orders', scope='module')\nevery_db = pgdbm_database()\n"
-    project.write("test_it.py", f"from pytest_pgdbm import pgdbm_database\n{declared}def test(): pass")
+    declared += (
+        "two_db = pgdbm_db('users', 'orders')\nany_db = pgdbm_db()\nown_db = pgdbm_db('own', migrations='sql')\n"
+    )
+    project.write("test_it.py", f"from pytest_pgdbm import pgdbm_database, pgdbm_db\n{declared}def test(): pass")
     result = project.run("--fixtures")
     for name, text in [
         ("pgdbm_server *scope*", "*The run's Postgres server: kind, version, host, port, user, database, url;*"),
-        ("users_db -- *", "*Database of 'users' on a freshly migrated schema of this function.*"),
+        (
+            "users_db -- *",
+            "*Database of 'users' on a freshly migrated schema of this function. Migrations: migrations/users or as*",
+        ),
+        ("any_db -- *", "*Database of the only service on a freshly migrated schema of this function."),
+        ("own_db -- *", "*Database of 'own' on a freshly migrated schema of this function. Migrations: sql."),
+        ("two_db -- *", "*'users' and 'orders' *. Migrations: migrations/users, migrations/orders or as declared *."),
         ("shop_db *scope*", "*Whole database of 'users' and 'orders', freshly migrated for this module.*"),
         ("every_db -- *", "*Whole database of all services, freshly migrated for this function.*"),
     ]:
@@ -355,6 +368,19 @@ def test_the_header_tells_the_server_and_what_was_changed(project: Project, monk
             "pgdbm: url=postgresql://pgdbm:*@*, search-path=pg_catalog, public (from PGDBM_SEARCH_PATH)",
         ]
     )
+
+
+def test_with_v_the_end_tells_the_version_that_the_header_could_not_know(project: Project, query: Query) -> None:
+    (row,) = query("show server_version")
+    told = f"the server (--pgdbm-url) is PostgreSQL {row[0].split()[0]}"
+    test = "async def test_it(users_db): pass"
+    assert project.run("-v", test=test).outlines.count(told) == 1
+    assert project.run_apart("-v", "-n", "2", "--dist=each", test=test).outlines.count(told) == 1
+    assert told not in project.run(test=test).outlines
+    assert told not in project.run("-v", test="def test_it(): pass").outlines
+    project.url = None
+    own = project.run("-v", "--pgdbm-server=embedded", test=test)
+    own.stdout.no_fnmatch_line("the server (*")
 
 
 @pytest.mark.parametrize(
@@ -381,7 +407,15 @@ def test_a_wrong_option_is_a_usage_error_before_collection(
     [
         ("reset='x'", "*@pytest.mark.pgdbm has no reset=; it has: seed=, search_path=*"),
         ("seed=['a.sql']", "*takes the seeds by service: seed={'users': *"),
-        ("search_path=3", "*takes a text such as 'pg_catalog, public'*"),
+        ("search_path=3", "*::test_it: @pytest.mark.pgdbm(search_path=*): takes a text such as 'pg_catalog, public'*"),
+        ("search_path='$servce, public'", "*(search_path=*): '$servce' cannot stand in the search path; give plain *"),
+        (
+            "search_path='public; drop'",
+            "*(search_path=*): 'public; drop' cannot stand in the search path; give plain *",
+        ),
+        ("search_path='pg_catalog public'", "*(search_path=*): 'pg_catalog public' cannot stand in the search path*"),
+        ("search_path=''", "*(search_path=*): '' cannot stand in the search path; give plain schema names and*"),
+        ("search_path='none, public'", "*(search_path=*): 'none' stands alone; leave it out, or leave out the other*"),
         ("reuse=True", "*@pytest.mark.pgdbm(reuse=*) takes 'on' or 'off'*"),
     ],
 )

@@ -123,8 +123,10 @@ def _fixture(lease: Callable[[DatabaseFactory], Lease[Any]], scope: Scope, text:
 def _describe(declarations: Sequence[Declaration]) -> str:
     names = [f"{d.name!r}" if d.name else "the only service" for d in declarations]
     text = f"Database of {' and '.join(names)} on a freshly migrated schema of this {declarations[0].scope}."
-    folders = [str(d.migrations) for d in declarations if d.migrations is not None]
-    return text + (f" Migrations: {', '.join(folders)}." if folders else "")
+    folders = [str(d.migrations or f"migrations/{d.name}") for d in declarations if d.migrations or d.name]
+    # Where the ini, an outer conftest or the tests' own folder has others is known with the tests only.
+    elsewhere = "" if declarations[0].migrations else " or as declared elsewhere"
+    return text + (f" Migrations: {', '.join(folders)}{elsewhere}." if folders else "")
 
 
 @pytest.fixture(scope="session")

@@ -146,7 +146,7 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Why there was no server, what was kept, and with -v what was built anew, once more at the end."""
+    """Why there was no server, what was kept, and with -v the server's version and what was built anew."""
     verbose = config.get_verbosity() > 0
     lines = report.summary([_told(config), *config.stash[_WORKERS]], verbose=verbose)
     if lines:
@@ -218,8 +218,13 @@ def _doctor(config: pytest.Config) -> int:
 
 def _told(config: pytest.Config) -> report.Told:
     session = config.stash[SESSION]
-    kept = [leak.message for leak in config.stash[_KEPT] if leak.kept not in session.gone]
-    return {"failure": session.failure, "kept": kept, "dropped": session.dropped, "waits": session.waits}
+    return {
+        "failure": session.failure,
+        "version": session.version,
+        "kept": [leak.message for leak in config.stash[_KEPT] if leak.kept not in session.gone],
+        "dropped": session.dropped,
+        "waits": session.waits,
+    }
 
 
 def _settings(config: pytest.Config) -> settings.Settings:

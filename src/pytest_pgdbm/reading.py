@@ -94,18 +94,28 @@ def _extensions(given: Given) -> tuple[str, ...]:
 
 
 def _search_path(given: Given) -> str:
-    if given.text == "none":
-        return given.text
-    entries = [entry.strip() for entry in given.text.split(",")]
+    problem = path_problem(given.text)
+    if problem is not None:
+        raise given.wrong(problem)
+    return ", ".join(_entries(given.text))
+
+
+def path_problem(text: str) -> str | None:
+    """What is wrong with a search path, or None."""
+    entries = _entries(text)
     for entry in entries:
         if entry != _OWN_SCHEMA and not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}", entry):
-            raise given.wrong(
+            return (
                 f"{entry!r} cannot stand in the search path; give plain schema names and $service,"
                 " separated by commas, as 'pg_catalog, public', or the one word none"
             )
-    if "none" in entries:
-        raise given.wrong("'none' stands alone; leave it out, or leave out the other entries")
-    return ", ".join(entries)
+    if "none" in entries and len(entries) > 1:
+        return "'none' stands alone; leave it out, or leave out the other entries"
+    return None
+
+
+def _entries(path: str) -> list[str]:
+    return [entry.strip() for entry in path.split(",")]
 
 
 def _keep_alive(given: Given) -> float | None:

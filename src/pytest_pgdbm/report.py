@@ -18,6 +18,7 @@ class Told(TypedDict):
     """What a process of the run has to say at its end."""
 
     failure: str | None
+    version: str | None
     kept: list[str]
     dropped: list[str]
     waits: list[str]
@@ -80,13 +81,21 @@ def marker_error(test: str, args: Sequence[object], kwargs: Mapping[str, object]
             return f"{test}: @pytest.mark.pgdbm has no {word}=; it has: {words}"
     if not isinstance(kwargs.get("seed", {}), Mapping):
         return f"{test}: @pytest.mark.pgdbm(seed=…) takes the seeds by service: seed={{'users': […]}}"
-    if not isinstance(kwargs.get("search_path", ""), str):
-        return f"{test}: @pytest.mark.pgdbm(search_path=…) takes a text such as 'pg_catalog, public'"
+    if "search_path" in kwargs and (problem := _path_problem(kwargs["search_path"])):
+        return f"{test}: @pytest.mark.pgdbm(search_path=…): {problem}"
     if kwargs.get("isolation", "schema") not in ("schema", "database"):
         return f"{test}: @pytest.mark.pgdbm(isolation=…) takes 'schema' or 'database'"
     if kwargs.get("reuse", "on") not in ("on", "off"):
         return f"{test}: @pytest.mark.pgdbm(reuse=…) takes 'on' or 'off'"
     return None
+
+
+def _path_problem(path: object) -> str | None:
+    if not isinstance(path, str):
+        return "takes a text such as 'pg_catalog, public'"
+    from pytest_pgdbm.reading import path_problem
+
+    return path_problem(path)
 
 
 def async_hint(message: str, fixturenames: Iterable[str]) -> str | None:
@@ -101,13 +110,18 @@ def async_hint(message: str, fixturenames: Iterable[str]) -> str | None:
 
 
 def summary(told: Iterable[Told], *, verbose: bool) -> list[str]:
-    """The lines for the end of the run: why there was no server, what stays on it; if verbose, what was built anew."""
+    """The lines for the end of the run: why there was no server, what stays on it.
+
+    If verbose, also of which version a server is whose version the header could not tell, and what was built anew.
+    """
     parts = list(told)
     failures = dict.fromkeys(each["failure"] for each in parts if each["failure"])
     lines = [line for failure in failures for line in failure.splitlines()]
     lines += [line for each in parts for line in each["kept"]]
     waits = dict.fromkeys(wait for each in parts for wait in each["waits"])
     lines += [line for wait in waits for line in wait.splitlines()]
+    if verbose:
+        lines += dict.fromkeys(each["version"] for each in parts if each["version"])
     dropped = [line for each in parts for line in each["dropped"]]
     if dropped and verbose:
         lines += ["schemas were built anew after these tests, since they could not be used again:"]

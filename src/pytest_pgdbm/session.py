@@ -134,6 +134,14 @@ class Session:
         return [psql.command(self._get_endpoint(), at, self.run.folder, schemas) for at, schemas in leased]
 
     @property
+    def version(self) -> str | None:
+        """Which version the server turned out to be; None if there was none, or if that was known before its start."""
+        endpoint: Endpoint | None = self.__dict__.get("_endpoint")
+        if endpoint is None or endpoint.kind == "embedded":
+            return None
+        return f"the server ({endpoint.why}) is PostgreSQL {endpoint.version}"
+
+    @property
     def dropped(self) -> list[str]:
         """Which tests' sets could not be leased again, and why."""
         return self._leases.dropped if "_leases" in self.__dict__ else []

@@ -229,6 +229,21 @@ def test_rows_are_planted_in_their_order_whatever_columns_they_have(workshop: Wo
     asyncio.run(go())
 
 
+def test_a_seed_without_a_statement_plants_nothing(workshop: Workshop) -> None:
+    async def go() -> None:
+        seeds = [workshop.folder / f"{number}.sql" for number in range(4)]
+        for path, text in zip(
+            seeds, ["", "-- later\n", ";\n/* ; */", "insert into {{tables.t}} values (1)"], strict=True
+        ):
+            path.write_text(text)
+        service = workshop.service("users", "create table {{tables.t}} (id int)", seed=seeds)
+        async with workshop.built("users", {"users": service}) as (home, built), connected(workshop.url) as connection:
+            assert await connection.fetchval(f"select count(*) from {built.schemas['users']}.t") == 1
+            assert await home.drop([built]) == ([], [])
+
+    asyncio.run(go())
+
+
 def test_the_runner_reads_the_files_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """pgdbm 0.5 would read all of them again for each."""
     read: list[str] = []

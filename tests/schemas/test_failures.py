@@ -120,6 +120,45 @@ def test_an_unqualified_name_gets_our_words(workshop: Workshop) -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        (
+            "create table {{tables.t}} (id int);\ncreate index concurrently by_id on {{tables.t}} (id);",
+            "CREATE INDEX CONCURRENTLY",
+        ),
+        ("-- pgdbm: no-transaction\nvacuum;", "VACUUM"),
+    ],
+)
+def test_what_cannot_run_in_a_transaction_is_told_with_the_line_that_mends_it(
+    workshop: Workshop, sql: str, what: str
+) -> None:
+    async def go() -> None:
+        said = await failure(workshop, {"001.sql": sql})
+        assert said == (
+            "a migration of service 'users' failed\n"
+            f"  {workshop.folder}/services/users/001.sql, line 2\n"
+            f"  the server says: {what} cannot run inside a transaction block\n"
+            "  to mend it: give what cannot run in a transaction a file of its own, with the line"
+            " '-- pgdbm:no-transaction': pgdbm sends the statements of such a file one by one, in no transaction"
+        )
+
+    asyncio.run(go())
+
+
+def test_a_comment_that_pgdbm_sends_by_itself_is_told(workshop: Workshop) -> None:
+    async def go() -> None:
+        said = await failure(workshop, {"001.sql": "-- pgdbm:no-transaction\nselect 1;\n-- the end\n"})
+        assert said == (
+            "a migration of service 'users' failed\n"
+            f"  {workshop.folder}/services/users/001.sql\n"
+            "  pgdbm sends what stands after the last ';' of a file with '-- pgdbm:no-transaction' by itself, and a"
+            " comment by itself cannot be executed; move it before the statement"
+        )
+
+    asyncio.run(go())
+
+
 def test_a_migration_has_the_time_that_it_is_given_and_no_limit_of_the_database(workshop: Workshop) -> None:
     async def go() -> None:
         async with connected(workshop.url) as connection:

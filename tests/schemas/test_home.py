@@ -80,6 +80,22 @@ def test_a_function_that_fails_is_told_with_its_line(workshop: Workshop) -> None
     assert 'column "mail" of relation "users" does not exist' in said
 
 
+def test_a_function_that_asks_for_a_sibling_that_there_is_not_is_told_with_its_line(workshop: Workshop) -> None:
+    async def load(database: Database) -> None:
+        database.sibling("userss")
+
+    error = asyncio.run(seed_failure(workshop, load))
+    assert isinstance(error.__cause__, UnknownService)
+    name = "test_a_function_that_asks_for_a_sibling_that_there_is_not_is_told_with_its_line.<locals>.load"
+    assert str(error) == (
+        f"a seed of service 'users' failed in {name}()\n"
+        f"  {__file__}, line {load.__code__.co_firstlineno + 1}\n"
+        "  UnknownService: unknown service 'userss'; did you mean 'users'?\n"
+        "      known services: users\n"
+        "      siblings of 'users' are the services of its set"
+    )
+
+
 def test_a_callable_object_that_fails_is_told_by_its_class(workshop: Workshop) -> None:
     class Loader:
         async def __call__(self, database: Database) -> None:
@@ -97,8 +113,15 @@ def test_a_seed_function_works_with_siblings_and_several_connections(workshop: W
         async with database.transaction() as one, users.acquire() as other:
             first = await other.fetchval(users.prepare_query("select min(id) from {{tables.users}}"))
             await one.execute("insert into {{tables.orders}} (user_id) values ($1)", first)
-        with pytest.raises(UnknownService):
+        with pytest.raises(UnknownService) as caught:
             database.sibling("nobody")
+        assert str(caught.value) == (
+            "unknown service 'nobody'\n"
+            "  known services: orders, users\n"
+            "  nothing ties it to 'orders': needs='nobody' does, or ask for it by itself: pgdbm_db('nobody')"
+        )
+        with pytest.raises(UnknownService, match="unknown service 3"):
+            database.sibling(3)  # type: ignore[arg-type]
 
     async def go() -> None:
         services = {

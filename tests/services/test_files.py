@@ -116,6 +116,15 @@ def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["-- later", ";", "/* a; /* b */ */\n;\n-- pgdbm:no-transaction\n"])
+def test_a_file_without_a_statement_is_refused(tmp_path: Path, text: str) -> None:
+    write(tmp_path, "1_a.sql", text=text)
+    assert refusal(tmp_path) == (
+        f"the migrations of service 'users': {tmp_path}/1_a.sql holds no SQL statement, which pgdbm cannot apply;"
+        " write one or remove the file"
+    )
+
+
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1_a.sql").write_bytes(b"-- gr\xfc\xdfe")
     assert refusal(tmp_path) == (
@@ -248,7 +257,7 @@ def test_numbers_of_one_length_are_never_warned_of(numbers: list[int]) -> None:
 
 def test_a_seed_is_read(tmp_path: Path) -> None:
     path = write(tmp_path, "seed.sql", text="insert 'ü';\n") / "seed.sql"
-    assert read_seed(path) == SqlFile("seed.sql", path, "insert 'ü';\n")
+    assert read_seed(path, "users") == SqlFile("seed.sql", path, "insert 'ü';\n")
 
 
 @pytest.mark.parametrize(
@@ -265,8 +274,11 @@ def test_a_seed_that_cannot_be_read_is_told(tmp_path: Path, name: str, why: str)
     write(tmp_path, "seed.sql", "folder/x")
     (tmp_path / "latin.sql").write_bytes(b"\xfc")
     with pytest.raises(SeedError) as caught:
-        read_seed(tmp_path / name)
-    assert str(caught.value) == "a seed: " + why.format(tmp_path, tmp_path)
+        read_seed(tmp_path / name, "users")
+    assert str(caught.value) == "a seed of service 'users': " + why.format(tmp_path, tmp_path)
+    with pytest.raises(SeedError) as caught:
+        read_seed(tmp_path / name, "users", lambda: "declared at conftest.py:3")
+    assert str(caught.value).startswith("a seed of service 'users', declared at conftest.py:3: ")
 
 
 async def load(db: Any) -> None: ...

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_pgdbm.sql.lexer import Token, line_of, statements, tokens
+from pytest_pgdbm.sql.lexer import Token, holds_statement, line_of, statements, tokens
 
 PIECES = [
     *("'", '"', "''", "\\", "$$", "$a$", "$1", "--", "/*", "*/", "\n", "\r\n", ";", "(", ")", "{{", "}}", "{{schema}}"),
@@ -59,6 +59,7 @@ def test_statements_of_any_text_are_pieces_of_it_in_order(sql: str) -> None:
         assert sql[statement.start : end] == statement.text
         assert statement.text
         assert statement.line == line_of(sql, statement.start)
+    assert holds_statement(sql) == bool(statements(sql))
 
 
 @pytest.mark.parametrize(

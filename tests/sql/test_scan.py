@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_pgdbm.sql.scan import Extension, QualifiedName, extensions_created, schemas_named, with_existing_extensions
@@ -223,9 +223,10 @@ WORDS = [
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join))
+@example("from from . \n join")
 def test_any_text_is_scanned_and_lines_are_lines_of_it(sql: str) -> None:
     for found in schemas_named(sql):
-        assert found.name in sql.split("\n")[found.line - 1]
+        assert found.schema in sql.split("\n")[found.line - 1]
 
 
 def test_an_extension_is_a_plain_record() -> None:

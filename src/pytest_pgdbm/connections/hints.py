@@ -19,9 +19,13 @@ _FROM_EXTENSION = re.compile(
     r"|function (?P<function>[^\".(]+)\(.*\) does not exist"
     r'|operator class "(?P<opclass>[^".]+)" does not exist for .*'
 )
-_OPERATOR = re.compile(r"operator does not exist: (?:.* )?(?P<operator>[-+*/<>=~!@#%^&|`?]+) .*")
-# What PostgreSQL has itself for so many types that types which do not fit are the likelier reason.
-_PLAIN_OPERATORS = {"=", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "*", "/", "||"}
+_OPERATOR = re.compile(r"operator does not exist: (?:(?P<left>.*) )?(?P<operator>[-+*/<>=~!@#%^&|`?]+) (?P<right>.*)")
+# What PostgreSQL has itself for so many types, or for JSON, that types which do not fit are the likelier reason.
+_PLAIN_OPERATORS = {
+    *("=", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "*", "/", "||"),
+    *("~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*"),
+    *("->", "->>", "#>", "#>>", "#-", "@>", "<@", "?", "?|", "?&", "&&", "@?"),
+}
 _WAY = "set pgdbm_search_path = pg_catalog, public here and shared_pool_search_path in the application"
 
 
@@ -47,7 +51,7 @@ def _meaning(error: asyncpg.PostgresError, message: str, services: Mapping[str, 
             " a table. Only pg_catalog is on the search path of a shared pool (pgdbm_search_path says another)"
         )
     if isinstance(error, (asyncpg.UndefinedObjectError, asyncpg.UndefinedFunctionError)):
-        return _of_an_extension(message)
+        return _of_an_extension(message) or _operator_of_an_extension(message, services)
     return None
 
 
@@ -74,12 +78,22 @@ def _no_such_service(name: str, services: Mapping[str, str]) -> str:
 
 
 def _of_an_extension(message: str) -> str | None:
-    """For a type, function, operator or operator class, which is likely one of an extension's in `public`."""
+    """For a type, function or operator class, which is likely one of an extension's in `public`."""
     found = _FROM_EXTENSION.fullmatch(message)
-    if found is not None:
-        name = found["type"] or found["function"] or found["opclass"]
-        return f"If an extension brings it, write public.{name}, or {_WAY}; the service's own is {{{{schema}}}}.{name}"
+    if found is None:
+        return None
+    name = found["type"] or found["function"] or found["opclass"]
+    return f"If an extension brings it, write public.{name}, or {_WAY}; the service's own is {{{{schema}}}}.{name}"
+
+
+def _operator_of_an_extension(message: str, services: Mapping[str, str]) -> str | None:
     found = _OPERATOR.fullmatch(message)
-    if found is not None and found["operator"] not in _PLAIN_OPERATORS:
-        return f"If an extension brings it, write operator(public.{found['operator']}), or {_WAY}"
-    return None
+    if found is None or not (found["operator"] not in _PLAIN_OPERATORS or _is_foreign(found, services)):
+        return None
+    return f"If an extension brings it, write operator(public.{found['operator']}), or {_WAY}"
+
+
+def _is_foreign(operator: re.Match[str], services: Mapping[str, str]) -> bool:
+    """Whether one of its types is neither PostgreSQL's nor a service's: the server writes its schema before it."""
+    schemas = {each.rpartition(".")[0].strip('"') for each in (operator["left"], operator["right"]) if each}
+    return not schemas <= {"", *services.values()}

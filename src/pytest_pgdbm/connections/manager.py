@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import difflib
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,7 +35,7 @@ class Database(AsyncDatabaseManager):
         names: Mapping[str, str],
         dsn: str,
         path: str | None,
-        sibling: Callable[[str], Database | None],
+        siblings: Mapping[str, Database],
     ) -> None:
         """Made by the plugin; tests get it from `pgdbm_db`."""
         super().__init__(pool=pool, schema=schema)
@@ -44,7 +45,7 @@ class Database(AsyncDatabaseManager):
         self._names = names
         self._dsn = SecretUrl(dsn)
         self._path = path
-        self._sibling = sibling
+        self._siblings = siblings
 
     @property
     def pool(self) -> asyncpg.Pool:
@@ -66,11 +67,17 @@ class Database(AsyncDatabaseManager):
 
         Raises UnknownService if the set has no such service.
         """
-        found = self._sibling(service)
-        if found is None:
-            advice = f"nothing ties it to {self._service!r}; ask for it by itself: pgdbm_db({service!r})"
-            raise UnknownService(service, self._names, advice=advice)
-        return found
+        if service not in self._siblings:
+            raise UnknownService(service, self._siblings, advice=self._advice(service))
+        return self._siblings[service]
+
+    def _advice(self, stranger: str) -> str:
+        if difflib.get_close_matches(str(stranger), self._siblings, n=1):
+            return f"siblings of {self._service!r} are the services of its set"
+        return (
+            f"nothing ties it to {self._service!r}: needs={stranger!r} does, or ask for it by itself:"
+            f" pgdbm_db({stranger!r})"
+        )
 
     def prepare_query(self, query: str) -> str:
         """The SQL with pgdbm's templates filled in; `{{tables.orders.items}}` finds this test's orders."""

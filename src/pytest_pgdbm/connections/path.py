@@ -13,6 +13,7 @@ from pytest_pgdbm.ground.names import quote_ident
 
 SERVICE = "$service"
 UNPINNED = "none"
+_SERVERS_OWN = '"$user", public'
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SearchPath:
 
         `always` is for a path that is not the pool's own.
         """
+        if always and self.entries == ():
+            return _SERVERS_OWN  # what a connection of the pool goes back to by itself is the pool's pin
         if not self.entries or not (always or SERVICE in self.entries):
             return None
         return ", ".join(quote_ident(schema if entry == SERVICE else entry) for entry in self.entries)

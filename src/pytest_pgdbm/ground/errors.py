@@ -28,7 +28,7 @@ class UnknownService(PgdbmError):
     ) -> None:
         self.name = name
         self.known = tuple(sorted(known))
-        near = difflib.get_close_matches(name, self.known, n=1)
+        near = difflib.get_close_matches(str(name), self.known, n=1)
         lines = [f"unknown service {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")]
         lines.append("  known services: " + (", ".join(self.known) or "none"))
         lines += [f"  looked in: {place}" for place in looked_in]

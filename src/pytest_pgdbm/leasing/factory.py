@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
 from pytest_pgdbm.leasing.resolver import Asked, Resolver
-from pytest_pgdbm.services.declarations import Declaration
+from pytest_pgdbm.services.declarations import Declaration, check_name
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.manager import Database
@@ -89,6 +89,18 @@ class Lease(Generic[T_co]):
             managers.update(at_once)
         return managers
 
+    if not TYPE_CHECKING:  # a checker is to find the attributes that a lease has not
+
+        def __getattr__(self, name: str) -> Any:
+            """Is asked for what is not here: of what comes, as a rule, by somebody who forgot to wait for it."""
+            plain = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if not name.startswith("_"):
+                plain += (
+                    "; what has it comes of awaiting this object, as in 'db = await pgdbm_db(…)', or in a synchronous"
+                    " test of its get(), as in 'db = pgdbm_db(…).get()'"
+                )
+            raise AttributeError(plain, name=name, obj=self)
+
 
 class DatabaseFactory:
     """Leases services' schemas to one test, or to one wider scope.
@@ -133,6 +145,8 @@ class DatabaseFactory:
     ) -> Lease[Any]:
         """Asks for services; see the class. Raises UnknownService for one that is declared nowhere."""
         __tracebackhide__ = True
+        for name in services:
+            check_name(name, "pgdbm_db")
         if migrations is None and seed is None:
             return self.ask(services or (None,), fresh=fresh)
         if len(services) > 1:

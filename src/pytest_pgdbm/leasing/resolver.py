@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pytest_pgdbm.ground.errors import ConfigError, MigrationsError, UnknownService
+from pytest_pgdbm.ground.errors import BuildError, ConfigError, UnknownService
 from pytest_pgdbm.ground.names import real_name
 from pytest_pgdbm.leasing.sets import build_order, component, needed, ties
 from pytest_pgdbm.schemas.plan import Member, Plan
@@ -33,6 +34,7 @@ class Library:
     """Migration files and discoveries, read once in a run; so that what a run tests is one state of the files."""
 
     _files: dict[tuple[str, Path], tuple[SqlFile, ...]] = field(default_factory=dict)
+    _seeds: dict[Path, SqlFile] = field(default_factory=dict)
     _found: dict[tuple[Path, Path], Discovered] = field(default_factory=dict)
     _extensions: dict[SqlFile, frozenset[str]] = field(default_factory=dict)
     _schemas: dict[SqlFile, Mapping[str, int]] = field(default_factory=dict)
@@ -43,6 +45,12 @@ class Library:
         if key not in self._files:
             self._files[key] = read_migrations(key[1], name)
         return self._files[key]
+
+    def seed(self, path: Path, service: str, origin: Callable[[], str]) -> SqlFile:
+        """The SQL file of a seed; `origin` tells an error where it was asked for. Raises SeedError."""
+        if path not in self._seeds:
+            self._seeds[path] = read_seed(path, service, origin)
+        return self._seeds[path]
 
     def found(self, folder: Path, rootdir: Path) -> Discovered:
         """What lies in the nearest folder `migrations`, from this folder upwards."""
@@ -93,9 +101,9 @@ class Resolver:
         # What the fixture merely found at the root gives way to a folder that is nearer to the test.
         given = {n: s.resolved(rootdir) for n, s in offered.items() if at_root.get(n) != s}
         services = known_services(declarations, test_file, {**self._found.services, **given})
-        self._marked = {name: Service(".", seed=seed).resolved(test_file.parent).seed for name, seed in seeds.items()}
+        self._marked = {name: Service(".", seed=seed).resolved(test_file.parent).seeds for name, seed in seeds.items()}
         self._services = _with_seeds(services, self._marked)
-        self._declared = frozenset(declarations)
+        self._declared = dict.fromkeys(declarations)
         self._asked: dict[object, Asked] = {}
 
     def ask(self, asked: str | Declaration | None, isolation: Isolation = "schema") -> Asked:
@@ -140,13 +148,13 @@ class Resolver:
         self._check(name, services)
         if isolation == "database":
             return replace(self._database({*self._all(services), name}, services), names=(name,))
-        tied = ties(services, self._texts(services))
+        tied = self._ties(services)
         members = self._members(build_order(component(name, tied), tied), services)
         others = set(services) - {member.name for member in members}
         return Asked((name,), Plan(_key(members), members), tuple(sorted(others)))
 
     def _database(self, names: Iterable[str], services: Mapping[str, Service]) -> Asked:
-        tied = ties(services, self._texts(services))
+        tied = self._ties(services)
         written = {name: {**self._written(name, services), **needs} for name, needs in tied.items()}
         together = needed(names, written)
         try:
@@ -172,13 +180,13 @@ class Resolver:
         return found
 
     def _check(self, name: str, services: Mapping[str, Service]) -> None:
-        """Whether there is such a service, with migrations."""
+        """Whether there is such a service, with files that can be read."""
         if name not in services:
             raise UnknownService(name, services, [str(place) for place in self._found.looked_in])
-        self._library.files(name, services[name])  # what is wrong with its own files comes first
+        self._files(name, services[name])  # what is wrong with its own files comes first
 
     def _all(self, services: Mapping[str, Service]) -> list[str]:
-        """The services whose migrations can be read."""
+        """The services whose files can be read."""
         return [name for name, service in services.items() if self._readable_files(name, service)]
 
     def _only(self) -> str:
@@ -195,27 +203,48 @@ class Resolver:
             service = replace(service, seed=self._marked[name])  # the marker is nearer than the conftest
         return {**self._services, name: service}
 
+    def _ties(self, services: Mapping[str, Service]) -> dict[str, dict[str, str]]:
+        """What each service needs: nothing, where its files cannot be read and no set can have it."""
+        found = ties(services, self._texts(services))
+        return {name: needs if self._readable_files(name, services[name]) else {} for name, needs in found.items()}
+
     def _texts(self, services: Mapping[str, Service]) -> Any:
         names = {id(service): name for name, service in services.items()}
 
         def texts(service: Service) -> Iterator[tuple[str, str]]:
-            for file in self._readable_files(names[id(service)], service):
+            name = names[id(service)]
+            migrations = self._readable_files(name, service)
+            for file in (*migrations, *(self._seeds(name, service) if migrations else ())):
                 yield str(file.path), file.text
-            for seed in service.seeds:
-                if is_path(seed):
-                    yield str(seed), read_seed(Path(seed)).text
 
         return texts
 
     def _readable_files(self, name: str, service: Service) -> tuple[SqlFile, ...]:
-        # A folder that cannot be read is the affair of who asks for that service, not of every other's tests.
+        # What cannot be read is the affair of who asks for that service, not of every other's tests.
         try:
-            return self._library.files(name, service)
-        except MigrationsError:
+            return self._files(name, service)
+        except BuildError:
             return ()
 
-    def _member(self, name: str, service: Service) -> Member:
+    def _files(self, name: str, service: Service) -> tuple[SqlFile, ...]:
+        """The service's migrations. Raises MigrationsError, and SeedError if it is a seed that cannot be read."""
         files = self._library.files(name, service)
+        self._seeds(name, service)
+        return files
+
+    def _seeds(self, name: str, service: Service) -> list[SqlFile]:
+        paths = (Path(seed) for seed in service.seeds if is_path(seed))
+        return [self._library.seed(path, name, partial(self._origin, name, path)) for path in paths]
+
+    def _origin(self, name: str, seed: Path) -> str:
+        """Where a service is given this seed, as an error says it."""
+        if seed in self._marked.get(name, ()):
+            return "given by the marker pgdbm(seed=…)"
+        places = [each.place for each in self._declared if each.plants(name, seed)]
+        return f"declared at {places[-1]}" if places else ""
+
+    def _member(self, name: str, service: Service) -> Member:
+        files = self._files(name, service)
         return Member(name, service, files, frozenset(service.extensions) | self._library.extensions(files))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_pgdbm.ground.errors import UnknownService
 from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
+from pytest_pgdbm.services.declarations import check_name
 
 if TYPE_CHECKING:
     import asyncpg
@@ -78,4 +79,6 @@ class WholeDatabaseFactory:
     def __call__(self, *services: str, fresh: bool = False) -> Lease[WholeDatabase]:
         """Asks for a database; see the class. Raises UnknownService for a service that is declared nowhere."""
         __tracebackhide__ = True
+        for name in services:
+            check_name(name, "pgdbm_database")
         return self._factory.ask_database(services, WholeDatabase, fresh=fresh)

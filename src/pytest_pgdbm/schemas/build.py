@@ -133,8 +133,7 @@ async def _failed(builder: Builder, member: Member, error: Exception) -> BuildEr
     if isinstance(cause, asyncpg.PostgresError):
         explain(cause, builder.names)
     line = await failures.line_of(watched.connection, watched.spot, cause)
-    path = watched.spot.file.path if watched.spot.file else None
-    return BuildError(failures.migration(member.name, path, line, cause, watched.timeout))
+    return BuildError(failures.migration(member.name, watched.spot, line, cause, watched.timeout))
 
 
 async def _finish(connection: asyncpg.Connection, member: Member, schema: str, manner: Manner) -> None:

@@ -10,9 +10,18 @@ import asyncpg
 
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas.watched import Spot
-from pytest_pgdbm.sql.lexer import Statement, statements, tokens
+from pytest_pgdbm.sql.lexer import Statement, holds_statement, statements, tokens
 from pytest_pgdbm.sql.lexer import line_of as line_at
 
+_IN_TRANSACTION = "cannot run inside a transaction block"
+_NO_TRANSACTION = (
+    "give what cannot run in a transaction a file of its own, with the line '-- pgdbm:no-transaction': pgdbm sends the"
+    " statements of such a file one by one, in no transaction"
+)
+_ONLY_A_COMMENT = (
+    "pgdbm sends what stands after the last ';' of a file with '-- pgdbm:no-transaction' by itself, and a comment by"
+    " itself cannot be executed; move it before the statement"
+)
 _IN_DO_BLOCK = re.compile(r"inline_code_block line (\d+)")
 
 
@@ -60,11 +69,15 @@ def _line_inside(statement: Statement, error: asyncpg.PostgresError) -> int:
     return statement.line + line_at(statement.text, body.start) - 1 + int(block[1]) - 1
 
 
-def migration(service: str, path: Path | None, line: int | None, error: BaseException, timeout: float | None) -> str:
+def migration(service: str, spot: Spot, line: int | None, error: BaseException, timeout: float | None) -> str:
     """The whole message for a migration that failed; `timeout` is how many seconds it was given."""
-    head = f"a migration of service {service!r} failed\n{_where(path, line)}"
+    head = f"a migration of service {service!r} failed\n{_where(spot.file.path if spot.file else None, line)}"
     if isinstance(error, asyncio.TimeoutError):
         return f"{head}  it took longer than the {timeout:g} seconds that pgdbm_migration_timeout gives a migration"
+    if spot.statement and not holds_statement(spot.statement):
+        return f"{head}  {_ONLY_A_COMMENT}"
+    if isinstance(error, asyncpg.ActiveSQLTransactionError) and _IN_TRANSACTION in str(error):
+        return f"{head}{_said(error)}\n  to mend it: {_NO_TRANSACTION}"
     return head + _said(error)
 
 

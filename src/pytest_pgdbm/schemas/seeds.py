@@ -13,11 +13,12 @@ import asyncpg
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.hints import explain
 from pytest_pgdbm.connections.manager import Database
-from pytest_pgdbm.ground.errors import PgdbmError, SeedError
+from pytest_pgdbm.ground.errors import LeaseLost, NoConnection, SeedError
 from pytest_pgdbm.ground.names import quote_ident
 from pytest_pgdbm.schemas import failures
 from pytest_pgdbm.schemas.watched import Builder, Spot
 from pytest_pgdbm.services.files import read_seed
+from pytest_pgdbm.sql.lexer import holds_statement
 
 
 async def sow(builder: Builder, service: str, seeds: Sequence[Any], database: Database) -> None:
@@ -36,7 +37,9 @@ async def sow(builder: Builder, service: str, seeds: Sequence[Any], database: Da
 
 
 async def _run(builder: Builder, service: str, path: Path) -> None:
-    text = builder.prepare_query(read_seed(path).text)
+    text = builder.prepare_query(read_seed(path, service).text)
+    if not holds_statement(text):
+        return  # asyncpg cannot execute nothing
     connection = builder.watched.connection
     try:
         async with connection.transaction():
@@ -92,8 +95,8 @@ async def _call(service: str, function: Any, database: Database) -> None:
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     try:
         await function(database)
-    except PgdbmError:
-        raise
+    except (LeaseLost, NoConnection):
+        raise  # whatever the seed does
     except Exception as error:
         path, line = _place_in(function, error)
         raise SeedError(failures.seed(service, path, line, error, f" in {name}()")) from error

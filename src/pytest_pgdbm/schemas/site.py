@@ -135,7 +135,7 @@ class Site:
                 names=names,
                 dsn=self.dsn,
                 path=chosen.for_schema(schema, always=always),
-                sibling=managers.get,
+                siblings=managers,
             )
         return managers
 

@@ -109,8 +109,18 @@ def _checked(endpoint: Endpoint, choice: Choice) -> Endpoint:
     raise ServerFailed(
         f"the server ({endpoint.why}) is PostgreSQL {endpoint.version},"
         f" and {wanted.value} is asked for ({wanted.source})",
-        f"choose one of that version (--pgdbm-image=postgres:{wanted.value}), or change server-version",
+        _remedy(endpoint.kind, wanted.value),
     )
+
+
+def _remedy(kind: ServerKind, version: str) -> str:
+    """For a server of another version than is asked for."""
+    others = {
+        "url": "give the URL of a server of that version",
+        "embedded": "name the programs of that version (--pgdbm-server-bin)",
+        "container": f"choose an image of that version (--pgdbm-image=postgres:{version})",
+    }
+    return f"{others[kind]}, or ask for another version with --pgdbm-server-version"
 
 
 def given(settings: Settings) -> Endpoint:

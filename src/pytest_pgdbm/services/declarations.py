@@ -57,6 +57,11 @@ class Declaration:
             base = Service(self.migrations)
         return None if base is None else self._over(base).resolved(self.origin.parent)
 
+    def plants(self, name: str, seed: Path) -> bool:
+        """Whether it gives this service the seed in this file."""
+        service = self.over(Service(".")) if self.name == name and self.seed is not None else None
+        return service is not None and seed in service.seeds
+
     def _over(self, base: Service) -> Service:
         names = ("migrations", "seed", "needs", "module", "migrations_table", "extensions")
         given: dict[str, Any] = {n: v for n in names if (v := getattr(self, n)) is not None}

@@ -87,6 +87,8 @@ class _Files:
         text = _text(path, self._wrong)
         if not text.strip():
             raise self._wrong(f"{path} is empty, which pgdbm refuses; write it or remove it")
+        if not _holds_statement(text):
+            raise self._wrong(f"{path} holds no SQL statement, which pgdbm cannot apply; write one or remove the file")
         return SqlFile(real.name, path, text)
 
     def check_numbers(self, files: Iterable[SqlFile]) -> None:
@@ -148,11 +150,21 @@ def _text(path: Path, wrong: _Wrong) -> str:
     return text
 
 
-def read_seed(path: Path) -> SqlFile:
-    """The SQL file of a seed. Raises SeedError if it is missing or cannot be read."""
+def _holds_statement(text: str) -> bool:
+    # Here, since a run that only lists services in its ini needs no lexer.
+    from pytest_pgdbm.sql.lexer import holds_statement
+
+    return holds_statement(text)
+
+
+def read_seed(path: Path, service: str, origin: Callable[[], str] = str) -> SqlFile:
+    """The SQL file of a seed of `service`. Raises SeedError if it is missing or cannot be read.
+
+    `origin` tells where it was asked for, as `declared at tests/conftest.py:3`, or nothing.
+    """
 
     def wrong(why: str) -> SeedError:
-        return SeedError(f"a seed: {why}")
+        return SeedError(", ".join(filter(None, [f"a seed of service {service!r}", origin()])) + f": {why}")
 
     if not path.exists():
         raise wrong(f"the file {path} does not exist{_near_file(path)}")

@@ -144,6 +144,11 @@ def statements(sql: str) -> list[Statement]:
     return found
 
 
+def holds_statement(sql: str) -> bool:
+    """Whether there is anything in `sql` but space, comments and `;`; read no further than to the first of it."""
+    return any(token.kind not in _SILENT and not token.is_symbol(";") for token in tokens(sql))
+
+
 def grouped(sql: str) -> Iterator[list[Token]]:
     """The tokens of each statement of `sql`, without space, comments and the `;` at its end."""
     group: list[Token] = []

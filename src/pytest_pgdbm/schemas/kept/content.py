@@ -45,7 +45,7 @@ def as_read(plan: Plan) -> bool:
 
 
 def _services(member: Member) -> str:
-    seeds = (read_seed(Path(seed)) for seed in member.service.seeds if is_path(seed))
+    seeds = (read_seed(Path(seed), member.name) for seed in member.service.seeds if is_path(seed))
     return fingerprint(member.service, member.files, seeds)
 
 
