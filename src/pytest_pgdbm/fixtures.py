@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SESSION = pytest.StashKey["Session"]()
+ITEMS = pytest.StashKey["Sequence[pytest.Item]"]()
 FOUND = pytest.StashKey["dict[str, Service]"]()
 _LIBRARY = pytest.StashKey["Library"]()
 _RESOLVERS = pytest.StashKey["dict[object, Resolver]"]()
@@ -102,22 +103,28 @@ def pgdbm_database(*services: str, scope: Scope = "function") -> Any:
 
 
 def _fixture(lease: Callable[[DatabaseFactory], Lease[Any]], scope: Scope, text: str) -> Any:
-    factory_fixture = "pgdbm_db" if scope == "function" else f"_pgdbm_{scope}"
-
-    def database(request: pytest.FixtureRequest, **given: DatabaseFactory) -> Any:
-        factory = given[factory_fixture]
-        factory.tenant.fixtures.add(request.fixturename or "")
+    def leased(factory: DatabaseFactory) -> Any:
         try:
             return lease(factory).get()
         except PgdbmError as error:
             raise _failed(error) from None
 
-    # pytest reads from the signature what a fixture needs; which factory that is depends on the scope.
-    names = ("request", factory_fixture)
-    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
-    database.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    database.__doc__ = text
-    return pytest.fixture(scope=scope)(database)
+    def database(pgdbm_db: DatabaseFactory) -> Any:
+        return leased(pgdbm_db)
+
+    def wide(request: pytest.FixtureRequest, **given: DatabaseFactory) -> Any:
+        (factory,) = given.values()
+        factory.tenant.fixtures.add(request.fixturename or "")
+        return leased(factory)
+
+    if scope != "function":
+        # pytest reads from the signature what a fixture needs; which factory that is depends on the scope.
+        names = ("request", f"_pgdbm_{scope}")
+        parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+        wide.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    made: Callable[..., Any] = database if scope == "function" else wide
+    made.__doc__ = text
+    return pytest.fixture(scope=scope)(made)
 
 
 def _describe(declarations: Sequence[Declaration]) -> str:
@@ -153,27 +160,31 @@ def pgdbm_pool_options() -> Mapping[str, Any]:
     return {}
 
 
+# pytest makes an object for each `request` that a test's fixtures ask for, be they of the session and long there: so
+# none is asked for where the configuration will do, and nothing by getfixturevalue().
 @pytest.fixture(scope="session")
-def pgdbm_services(request: pytest.FixtureRequest) -> Mapping[str, Service]:
+def pgdbm_services(pytestconfig: pytest.Config) -> Mapping[str, Service]:
     """Services known by the ini and by folders migrations/<service>; override it to return more."""
-    config = request.config
-    discovered = _library(config).found(config.rootpath, config.rootpath).services
-    configured = config.stash[FOUND]
-    return {**discovered, **configured}
+    root, configured = pytestconfig.rootpath, pytestconfig.stash[FOUND]
+    return {**_library(pytestconfig).found(root, root).services, **configured}
 
 
 @pytest.fixture(scope="session")
-def _pgdbm_run(request: pytest.FixtureRequest, pgdbm_pool_options: Mapping[str, Any]) -> Session:
-    session = request.config.stash[SESSION]
+def _pgdbm_run(
+    pytestconfig: pytest.Config, pgdbm_pool_options: Mapping[str, Any], pgdbm_services: Mapping[str, Service]
+) -> Session:
+    session = pytestconfig.stash[SESSION]
     session.pool_options = pgdbm_pool_options
-    session.needed_extensions = lambda: _known_extensions(request)
+    session.needed_extensions = lambda: _known_extensions(pytestconfig, pgdbm_services)
     return session
 
 
 @pytest.fixture(name="pgdbm_db")
-def pgdbm_db_of_a_test(request: pytest.FixtureRequest) -> DatabaseFactory:
+def pgdbm_db_of_a_test(
+    request: pytest.FixtureRequest, _pgdbm_run: Session, pgdbm_services: Mapping[str, Service]
+) -> DatabaseFactory:
     """Callable that leases services: await pgdbm_db("users"), or pgdbm_db("users").get() without a loop."""
-    return _factory(request, lambda: _hosts(request))
+    return _factory(request, _pgdbm_run, pgdbm_services, lambda: _hosts(request))
 
 
 @pytest.fixture(name="pgdbm_database")
@@ -185,8 +196,10 @@ def pgdbm_database_of_a_test(pgdbm_db: DatabaseFactory) -> WholeDatabaseFactory:
 
 
 def _wide(scope: Scope) -> Any:
-    def factory(request: pytest.FixtureRequest) -> DatabaseFactory:
-        return _factory(request, lambda: ())
+    def factory(
+        request: pytest.FixtureRequest, _pgdbm_run: Session, pgdbm_services: Mapping[str, Service]
+    ) -> DatabaseFactory:
+        return _factory(request, _pgdbm_run, pgdbm_services, tuple)
 
     return pytest.fixture(scope=scope, name=f"_pgdbm_{scope}")(factory)
 
@@ -197,18 +210,26 @@ _pgdbm_package = _wide("package")
 _pgdbm_session = _wide("session")
 
 
-def _factory(request: pytest.FixtureRequest, hosts: Callable[[], Iterable[Tenant]]) -> DatabaseFactory:
+def _factory(
+    request: pytest.FixtureRequest,
+    session: Session,
+    services: Mapping[str, Service],
+    hosts: Callable[[], Iterable[Tenant]],
+) -> DatabaseFactory:
     from pytest_pgdbm.leasing.factory import DatabaseFactory
     from pytest_pgdbm.leasing.tenants import Tenant
 
-    session: Session = request.getfixturevalue("_pgdbm_run")
-    label = request.node.nodeid or "the session"
-    reuse = _marked(request.node, "reuse") or session.settings.reuse.value
-    isolation = _marked(request.node, "isolation") or session.settings.isolation.value
-    tenant = Tenant(label, _marked_path(request.node), reuse=reuse == "on", isolation=isolation)
-    request.node.stash.setdefault(_TENANTS, []).append(tenant)
+    node = request.node
+    marked = _marked(node)
+    tenant = Tenant(
+        node.nodeid or "the session",
+        _path(marked),
+        reuse=marked.get("reuse", session.settings.reuse.value) == "on",
+        isolation=marked.get("isolation", session.settings.isolation.value),
+    )
+    node.stash.setdefault(_TENANTS, []).append(tenant)
     request.addfinalizer(lambda: session.revoke(tenant))
-    return DatabaseFactory(session, tenant, _told(lambda: _resolver(request)), hosts)
+    return DatabaseFactory(session, tenant, _told(lambda: _resolver(node, services, marked.get("seed"))), hosts)
 
 
 def _hosts(request: pytest.FixtureRequest) -> Iterable[Tenant]:
@@ -219,41 +240,43 @@ def _hosts(request: pytest.FixtureRequest) -> Iterable[Tenant]:
                 yield tenant
 
 
-def _resolver(request: pytest.FixtureRequest) -> Resolver:
-    place = request.node.path
-    test_file = place if place.suffix else place / "conftest.py"
-    seeds = _marked_seeds(request.node)
-    module = request.node.getparent(pytest.Module)
+def _resolver(node: Any, services: Mapping[str, Service], seeds: Mapping[str, Any] | None) -> Resolver:
+    config: pytest.Config = node.config
+    test_file: Path = node.path if node.path.suffix else node.path / "conftest.py"
     if seeds:
-        return _new_resolver(request, test_file, module, seeds)
-    known = request.config.stash.setdefault(_RESOLVERS, {})
-    key = (test_file, id(request.getfixturevalue("pgdbm_services")))
+        return _new_resolver(config, services, test_file, node.getparent(pytest.Module), seeds)
+    known = config.stash.setdefault(_RESOLVERS, {})
+    key = (test_file, id(services))
     if key not in known:
-        known[key] = _new_resolver(request, test_file, module, {})
+        known[key] = _new_resolver(config, services, test_file, node.getparent(pytest.Module), {})
     return known[key]
 
 
 def _new_resolver(
-    request: pytest.FixtureRequest, test_file: Path, module: pytest.Module | None, seeds: Mapping[str, Any]
+    config: pytest.Config,
+    services: Mapping[str, Service],
+    test_file: Path,
+    module: pytest.Module | None,
+    seeds: Mapping[str, Any],
 ) -> Resolver:
     from pytest_pgdbm.leasing.resolver import Resolver
 
     return Resolver(
-        _library(request.config),
+        _library(config),
         test_file=test_file,
-        rootdir=request.config.rootpath,
-        offered=request.getfixturevalue("pgdbm_services"),
-        declarations=_declarations(request.config, module),
+        rootdir=config.rootpath,
+        offered=services,
+        declarations=_declarations(config, module),
         seeds=seeds,
     )
 
 
-def _known_extensions(request: pytest.FixtureRequest) -> set[str]:
+def _known_extensions(config: pytest.Config, services: Mapping[str, Service]) -> set[str]:
     """What the services of all tests of this run need, so that the server has it whichever test starts it."""
-    modules = {item.path: item.getparent(pytest.Module) for item in request.session.items}
+    modules = {item.path: item.getparent(pytest.Module) for item in config.stash[ITEMS]}
     needed: set[str] = set()
     for path, module in modules.items():
-        needed |= _new_resolver(request, path, module, {}).extensions()
+        needed |= _new_resolver(config, services, path, module, {}).extensions()
     return needed
 
 
@@ -269,23 +292,21 @@ def _declarations(config: pytest.Config, module: pytest.Module | None) -> list[D
     return sorted(found, key=lambda declaration: (str(declaration.origin), declaration.line))
 
 
-def _marked_seeds(node: Any) -> dict[str, Any]:
-    seeds: dict[str, Any] = {}
+def _marked(node: Any) -> dict[str, Any]:
+    """What the markers say, the nearest first; of each service the seeds that its nearest one gives."""
+    marked: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers("pgdbm"))):
-        seeds.update(marker.kwargs.get("seed", {}))
-    return seeds
+        seeds = {**marked.get("seed", {}), **marker.kwargs.get("seed", {})}
+        marked.update(marker.kwargs, seed=seeds)
+    return marked
 
 
-def _marked_path(node: Any) -> SearchPath | None:
+def _path(marked: Mapping[str, Any]) -> SearchPath | None:
+    if "search_path" not in marked:
+        return None
     from pytest_pgdbm.connections.path import SearchPath
 
-    path = _marked(node, "search_path")
-    return None if path is None else SearchPath.parse(path)
-
-
-def _marked(node: Any, word: str) -> Any:
-    """What the nearest marker says."""
-    return next((marker.kwargs[word] for marker in node.iter_markers("pgdbm") if word in marker.kwargs), None)
+    return SearchPath.parse(marked["search_path"])
 
 
 def _library(config: pytest.Config) -> Library:

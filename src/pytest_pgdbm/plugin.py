@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pgdbm import report, settings
-from pytest_pgdbm.fixtures import FOUND, SESSION
+from pytest_pgdbm.fixtures import FOUND, ITEMS, SESSION
 from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.session import Session
 
@@ -97,6 +97,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker in item.iter_markers("pgdbm"):
             if wrong := report.marker_error(item.nodeid, marker.args, marker.kwargs, _MARKER_WORDS):
                 raise pytest.UsageError(wrong)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Which tests there are: what their services need decides which server is taken."""
+    session.config.stash[ITEMS] = session.items
 
 
 @pytest.hookimpl(wrapper=True)

@@ -58,6 +58,7 @@ class LoopPool:
         """The test that took a connection last, as a number."""
         self._shared = shared
         self._entering = 0
+        self._lent = 0
         self._ending = 0
         self._left: list[asyncpg.Pool] = []
         self._queue = asyncio.Lock()
@@ -188,13 +189,16 @@ class LoopPool:
             if pool is not None:
                 self.seats = min(self.seats, max(FEWEST_IN_POOL, pool.get_size() + self._entering))
 
-    def released(self) -> None:
-        """Says that a connection was given back; to be called in its loop."""
+    def released(self, pool: asyncpg.Pool) -> None:
+        """Says that a connection was given back to this pool; to be called in its loop."""
+        if pool is self.pool:
+            self._lent -= 1
         self._released.set()
 
     def _detach(self) -> tuple[asyncpg.Pool | None, int]:
         with self._shared.lock:
             pool, self.pool = self.pool, None
+            self._lent = 0
             seats, self.seats = (self.seats, 0) if pool is not None else (0, self.seats)
         return pool, seats
 
@@ -205,6 +209,11 @@ class LoopPool:
 
     def _busy(self, pool: asyncpg.Pool | None) -> int:
         return self._entering + (pool.get_size() - pool.get_idle_size() if pool is not None else 0)
+
+    def _is_full(self, pool: asyncpg.Pool) -> bool:
+        # Those that were lent are at least those that are busy, some of which may have died. asyncpg counts them one by
+        # one, at each look.
+        return self._lent + self._entering >= self.seats and self._busy(pool) >= self.seats
 
     def forget(self) -> None:
         """Says that it has ended."""
@@ -233,11 +242,14 @@ class LoopPool:
         at_once = None if self._queue.locked() else self._enter()
         pool: asyncpg.Pool = at_once or await asyncio.wait_for(self._entered(), timeout)
         try:
-            return pool, await pool.acquire(timeout=timeout)
+            connection = await pool.acquire(timeout=timeout)
         except asyncpg.TooManyConnectionsError as error:
-            return pool, await asyncio.wait_for(self._taken_at_last(pool, error), timeout)
+            connection = await asyncio.wait_for(self._taken_at_last(pool, error), timeout)
         finally:
             self._entering -= 1
+        if pool is self.pool:
+            self._lent += 1
+        return pool, connection
 
     def _enter(self) -> asyncpg.Pool | None:
         """The pool, if a connection can be taken from it, or opened, without one seat too many."""
@@ -245,7 +257,7 @@ class LoopPool:
             pool = self.pool
             if pool is None:
                 return None
-            full = self._busy(pool) >= self.seats
+            full = self._is_full(pool)
             # A pool with all of its connections has who wants one stand in a queue of its own.
             if full and self.seats < pool.get_max_size() and not self._shared.add(self, 1):
                 return None

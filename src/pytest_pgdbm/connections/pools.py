@@ -112,7 +112,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
                 await checkout.pool.release(connection, timeout=timeout)
             finally:
                 if (lender := self._loops.get(checkout.loop)) is not None:
-                    lender.released()
+                    lender.released(checkout.pool)
         elif not is_closed(connection):
             await (await self._begun()).release(connection, timeout=timeout)
 
