@@ -48,6 +48,8 @@ def read(given: Given) -> object:
     """The value in its own type; an empty one is the default. Raises ConfigError if it is not valid."""
     if not given.text:
         return given.option.default
+    if "://" in given.text and "url" not in given.option.stem:
+        raise given.wrong("this is a URL; give it as --pgdbm-url, PGDBM_URL or pgdbm_url in the ini")
     reader = _choice if given.option.choices else _READERS[given.option.stem]
     return reader(given)
 
@@ -163,8 +165,11 @@ def _url_allow(given: Given) -> str:
 
 
 def _safe(url: str) -> str:
-    """The URL masked, even where space or a scheme of another kind would keep `masked` from seeing one."""
-    return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", re.sub(r"\s", "%20", url)))
+    """The URL masked, even where space or a scheme that is none would keep `masked` from seeing one."""
+    url = re.sub(r"\s", "%20", url)
+    if re.match(r"(jdbc:)?[^:/]*://", url):
+        return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", url))
+    return masked(re.sub(r":(?:.*(?=@)|(?!\d{1,5}(?:[/?]|$))[^/?:]+)", f":{HIDDEN}", url))
 
 
 def _url_problem(url: str) -> str | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import getpass
+import os
 import socket
 import ssl
 from collections.abc import Callable, Collection
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 
@@ -169,6 +170,12 @@ class _Hints:
     sign: str = ""
 
 
+_NO_TLS = "SSL upgrade"
+_NO_POSTGRES = _Hints(
+    "{place} takes the connection, but does not answer as a PostgreSQL server does ({message})",
+    "check host and port in the URL, and that the server behind a tunnel, proxy or published port runs",
+)
+
 # The first that fits counts.
 _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...] = (
     (
@@ -190,11 +197,14 @@ _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...
     (
         OSError,
         _Hints(
-            "{place} does not offer TLS, which the URL asks for ({message})",
-            "turn ssl on at the server, or leave sslmode out of the URL",
-            "SSL upgrade",
+            "{place} does not offer TLS, which the URL or PGSSLMODE asks for ({message})",
+            "turn ssl on at the server, or leave sslmode out of the URL, and PGSSLMODE out of the environment",
+            _NO_TLS,
         ),
     ),
+    (ConnectionResetError, _NO_POSTGRES),
+    (asyncpg.ConnectionDoesNotExistError, _NO_POSTGRES),
+    (OSError, dataclasses.replace(_NO_POSTGRES, sign="connection_lost")),
     (
         OSError,
         _Hints(
@@ -331,10 +341,22 @@ def _why(endpoint: Endpoint, error: Exception) -> ServerFailed:
     message = masked(str(error))
     if "unsupported startup parameter" in message:
         return poolers.refusal(place, message)
-    for kind, hints in _CAUSES:
-        if isinstance(error, kind) and hints.sign in message:
-            return ServerFailed(hints.why.format(place=place, message=message), hints.remedy or _login_remedy(endpoint))
-    return ServerFailed(f"{place}: {message}", "check the URL in --pgdbm-url")
+    hints = _hints(endpoint, error, message)
+    return ServerFailed(hints.why.format(place=place, message=message), hints.remedy or _login_remedy(endpoint))
+
+
+def _hints(endpoint: Endpoint, error: Exception, message: str) -> _Hints:
+    if _NO_TLS in message and not _asks_for_tls(endpoint):
+        return _NO_POSTGRES  # asyncpg asks whether there is TLS, and a server says yes or no
+    fitting = (hints for kind, hints in _CAUSES if isinstance(error, kind) and hints.sign in message)
+    return next(fitting, _Hints("{place}: {message}", "check the URL in --pgdbm-url"))
+
+
+def _asks_for_tls(endpoint: Endpoint) -> bool:
+    """Whether a connection without TLS will not do."""
+    given = parse_qs(urlsplit(endpoint.admin_url or endpoint.url or "").query).get("sslmode")
+    mode = given[-1] if given else os.environ.get("PGSSLMODE", "prefer")
+    return mode in ("require", "verify-ca", "verify-full")
 
 
 def _login_remedy(endpoint: Endpoint) -> str:
