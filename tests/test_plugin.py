@@ -442,10 +442,13 @@ def test_an_unmarked_asynchronous_test_gets_a_hint(project: Project) -> None:
 
 
 def test_an_error_in_a_test_shows_the_tests_line_and_not_the_plugins(project: Project) -> None:
-    result = project.run(test="async def test_it(pgdbm_db):\n    await pgdbm_db('user')\n")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([">*await pgdbm_db('user')", "E*unknown service 'user'; did you mean 'users'?"])
-    result.stdout.no_fnmatch_line("*pytest_pgdbm/leasing*")
+    calls = ["pgdbm_db('user')", "pgdbm_db('users', seed=5)", "pgdbm_db(5)", "pgdbm_database(5)"]
+    tests = [f"async def test_{at}(pgdbm_db, pgdbm_database):\n    await {call}\n" for at, call in enumerate(calls)]
+    result = project.run(test="\n".join(tests))
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines([f">*await {call}" for call in calls])
+    result.stdout.fnmatch_lines(["E*unknown service 'user'; did you mean 'users'?", "E*seed=5 is not a seed; *"])
+    result.stdout.no_fnmatch_line("*pytest_pgdbm/*")
 
 
 def test_a_manager_is_of_no_use_after_its_test(project: Project) -> None:

@@ -13,6 +13,11 @@ class PgdbmError(Exception):
     """The base of all errors of pytest-pgdbm."""
 
 
+def plainly(error: PgdbmError) -> PgdbmError:
+    """The error without the plugin's own frames: its message says all, and the user's line is what matters."""
+    return error.with_traceback(None)
+
+
 class ConfigError(PgdbmError):
     """A setting, declaration or argument is wrong; pytest shows it as a usage error."""
 
