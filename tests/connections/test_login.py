@@ -130,6 +130,24 @@ def test_no_user_in_the_url(door: Door) -> None:
     assert remedy.startswith("name the user in the URL (postgresql://user:password@…); without one it is ")
 
 
+def test_no_user_in_the_url_and_none_of_the_system(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number that its /etc/passwd does not hold."""
+    own = door.workshop.own
+    for name in ("PGUSER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(login.os, "getuid", lambda: 54321)
+    place = f"{own.host}:{own.port}"
+    assert door.said(f"postgresql://{place}/{own.database}") == (
+        f"the URL of {place} names no user, and the one that pytest runs as has no name",
+        "name the user in the URL (postgresql://user:password@…)",
+    )
+    assert asyncio.run(door.knock(door.url())).database == door.workshop.database
+    monkeypatch.setenv("PGUSER", "ann")
+    why, remedy = door.said(f"postgresql://{place}/{own.database}")
+    assert "refused the login" in why
+    assert remedy == "name the user in the URL (postgresql://user:password@…); without one it is 'ann'"
+
+
 def test_no_such_database(door: Door) -> None:
     why, remedy = door.said(door.url(database="missing"))
     assert why.endswith(': database "missing" does not exist')

@@ -140,6 +140,7 @@ async def first_login(
     anything is written. `patience` is for how many seconds a server that is still starting is tried again. Raises
     ServerFailed, with the cause in words and what mends it.
     """
+    _check_user(endpoint)
     connection = await _patiently(endpoint, application_name, patience)
     try:
         if not endpoint.own:
@@ -359,9 +360,32 @@ def _asks_for_tls(endpoint: Endpoint) -> bool:
     return mode in ("require", "verify-ca", "verify-full")
 
 
+_NAME_IT = "name the user in the URL (postgresql://user:password@…)"
+
+
+def _check_user(endpoint: Endpoint) -> None:
+    """Raises ServerFailed if nothing says who logs in at a URL: neither it nor the system, as in many a container."""
+    try:
+        _user_of_the_system()
+    except (KeyError, OSError, ImportError) as error:
+        if not all(_names_user(url) for url in (endpoint.url, endpoint.admin_url) if url is not None):
+            why = f"the URL of {_place(endpoint)} names no user, and the one that pytest runs as has no name"
+            raise ServerFailed(why, _NAME_IT) from error
+
+
+def _names_user(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.username or parse_qs(parts.query).get("user"))
+
+
+def _user_of_the_system() -> str:
+    """Who logs in where the URL names no user, to asyncpg as to libpq."""
+    return os.environ.get("PGUSER") or getpass.getuser()
+
+
 def _login_remedy(endpoint: Endpoint) -> str:
-    if endpoint.url is not None and urlsplit(endpoint.url).username is None:
-        return f"name the user in the URL (postgresql://user:password@…); without one it is {getpass.getuser()!r}"
+    if endpoint.url is not None and not _names_user(endpoint.url):
+        return f"{_NAME_IT}; without one it is {_user_of_the_system()!r}"
     return "check user and password in the URL; a server may also refuse by address or ask for TLS (pg_hba.conf)"
 
 
