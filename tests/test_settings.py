@@ -173,7 +173,7 @@ def test_a_wrong_value_is_told_with_its_place_and_the_valid_ones(
     assert refusal(**places) == message
 
 
-@pytest.mark.parametrize("version", ["16", "9", "16.4", "9.6.24"])
+@pytest.mark.parametrize("version", ["16", "14", "16.4", "18.0.1"])
 def test_versions_are_taken(version: str) -> None:
     assert resolved({"server-version": version}).server_version.value == version
 
@@ -181,6 +181,13 @@ def test_versions_are_taken(version: str) -> None:
 @pytest.mark.parametrize("version", ["0", "16.", ".4", "16.4.1.1", "16beta1", ">=16", "latest", "016"])
 def test_what_is_no_version_is_refused(version: str) -> None:
     assert repr(version) in refusal(cli={"server-version": version})
+
+
+@pytest.mark.parametrize("version", ["9", "9.6.24", "13.22"])
+def test_a_version_that_is_too_old_is_refused(version: str) -> None:
+    assert refusal(ini={"server-version": version}) == (
+        f"pgdbm_server_version in pytest.ini: PostgreSQL {version} is too old; pytest-pgdbm needs 14 or later"
+    )
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e999", "none", "5,5"])

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.ground.masks import HIDDEN, SecretUrl, masked
-from pytest_pgdbm.settings import Option
+from pytest_pgdbm.settings import OLDEST_SERVER, Option
 
 _OWN_SCHEMA = "$service"
 _LONGEST = 7 * 24 * 60
@@ -73,9 +73,11 @@ def _server_bin(given: Given) -> str:
 
 
 def _server_version(given: Given) -> str:
-    if re.fullmatch(r"[1-9][0-9]?(\.[0-9]{1,3}){0,2}", given.text):
-        return given.text
-    raise given.wrong(f"{given.text!r} is not a PostgreSQL version; write it as 16 or 16.4")
+    if not re.fullmatch(r"[1-9][0-9]?(\.[0-9]{1,3}){0,2}", given.text):
+        raise given.wrong(f"{given.text!r} is not a PostgreSQL version; write it as 16 or 16.4")
+    if int(given.text.partition(".")[0]) < OLDEST_SERVER:
+        raise given.wrong(f"PostgreSQL {given.text} is too old; pytest-pgdbm needs {OLDEST_SERVER} or later")
+    return given.text
 
 
 def _image(given: Given) -> str:

@@ -24,7 +24,7 @@ from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
-from pytest_pgdbm.settings import DEFAULT, Setting
+from pytest_pgdbm.settings import DEFAULT, OLDEST_SERVER, Setting
 
 _IS_ENDED = (
     asyncpg.ConnectionDoesNotExistError,
@@ -36,7 +36,6 @@ _ENDED = "see the server's log for who did that, and run the tests again"
 
 SECONDS_TO_CONNECT = 10.0
 NOT_GIVEN: Setting[str | None] = Setting(None, DEFAULT)
-OLDEST_SERVER = 14
 FEWEST_CONNECTIONS = 3
 """One that builds and drops, and the pool's two."""
 
