@@ -75,8 +75,13 @@ class ServerFailed(PgdbmError):
         super().__init__(f"{why}\n  to mend it: {remedy}")
 
 
-class ServerGone(PgdbmError):
+class ServerGone(NoServer):
     """The server of this run did not come when it was asked for first; that error tells the story."""
+
+    def __init__(self, said: str) -> None:
+        self.attempts = ()
+        self.remedy = ""
+        PgdbmError.__init__(self, said)
 
 
 class SharedFailure(PgdbmError):
