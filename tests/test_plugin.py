@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from conftest import Project
 
+from pytest_pgdbm import report
+
 Query = Callable[..., list[Any]]
 
 
@@ -368,6 +370,17 @@ def test_the_header_tells_the_server_and_what_was_changed(project: Project, monk
             "pgdbm: url=postgresql://pgdbm:*@*, search-path=pg_catalog, public (from PGDBM_SEARCH_PATH)",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("pgdbm", "told"),
+    [("0.4.0", "of the server (pgdbm 0.4 sets none)"), ("0.5.0", "pg_catalog (by pgdbm)")],
+)
+def test_the_header_names_the_search_path_that_pgdbm_sets(
+    project: Project, monkeypatch: pytest.MonkeyPatch, pgdbm: str, told: str
+) -> None:
+    monkeypatch.setattr(report, "version", lambda package: pgdbm)
+    project.run(test="def test(): pass").stdout.fnmatch_lines([f"pgdbm: * pgdbm {pgdbm}; search_path {told}"])
 
 
 def test_with_v_the_end_tells_the_version_that_the_header_could_not_know(project: Project, query: Query) -> None:
