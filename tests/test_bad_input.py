@@ -140,13 +140,15 @@ def test_two_folders_for_one_service_in_one_file_are_a_contradiction(project: Pr
         ("pgdbm_db('users', seed=lambda db: None)", "*async def*"),
         ("pgdbm_db('users', migrations=3)", "*migrations=3*"),
         ("pgdbm_db('users', 'orders', seed='a.sql')", "*several services takes no other arguments*"),
+        ("pgdbm_database(3)", "*pgdbm_database(3): a service's name is a text*"),
     ],
 )
 def test_a_declaration_that_cannot_be_right_fails_where_it_stands(project: Project, call: str, message: str) -> None:
-    project.write("conftest.py", f"from pytest_pgdbm import pgdbm_db\nusers_db = {call}\n")
+    project.write("conftest.py", f"from pytest_pgdbm import pgdbm_database, pgdbm_db\nusers_db = {call}\n")
     result = project.run_apart(test="def test(): pass")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*conftest.py:2*", message])
+    result.stderr.no_fnmatch_line("*pytest_pgdbm/*")
 
 
 def test_no_name_needs_one_service(project: Project) -> None:

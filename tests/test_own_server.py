@@ -108,14 +108,21 @@ def test_an_installation_that_has_the_needed_extensions_is_preferred(own_server_
         create table {{tables.keys}} (id uuid primary key default public.uuid_generate_v4());
         """,
     )
-    own_server_project.run(
-        test="""
+    test = """
         async def test_it(pgdbm_db, pgdbm_server):
             keys = await pgdbm_db("keys")
             await keys.execute("insert into {{tables.keys}} default values")
             assert await keys.fetch_value("select length(public.gen_random_bytes(4))") == 4
-        """
-    ).assert_outcomes(passed=1)
+    """
+    unnamed = own_server_project.run(test=test)
+    unnamed.assert_outcomes(passed=1)
+    told = "the server was PostgreSQL *, since PostgreSQL * (wheel *) has no pgcrypto, uuid-ossp"
+    unnamed.stdout.fnmatch_lines(["pgdbm: embedded PostgreSQL * (wheel *); *", "*= pgdbm =*", told])
+    assert own_server_project.run_apart("-n", "2", test=test).stdout.str().count("the server was PostgreSQL") == 1
+    named = own_server_project.run("--pgdbm-extensions=pgcrypto,uuid-ossp", test=test)
+    named.assert_outcomes(passed=1)
+    named.stdout.no_fnmatch_line("pgdbm: embedded PostgreSQL * (wheel *); *")
+    named.stdout.no_fnmatch_line("the server was *")
 
 
 def test_an_extension_type_off_the_search_path_is_told_with_both_ways_out(own_server_project: Project) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from conftest import Project
 
+from pytest_pgdbm import report
+
 Query = Callable[..., list[Any]]
 
 
@@ -370,6 +372,17 @@ def test_the_header_tells_the_server_and_what_was_changed(project: Project, monk
     )
 
 
+@pytest.mark.parametrize(
+    ("pgdbm", "told"),
+    [("0.4.0", "of the server (pgdbm 0.4 sets none)"), ("0.5.0", "pg_catalog (by pgdbm)")],
+)
+def test_the_header_names_the_search_path_that_pgdbm_sets(
+    project: Project, monkeypatch: pytest.MonkeyPatch, pgdbm: str, told: str
+) -> None:
+    monkeypatch.setattr(report, "version", lambda package: pgdbm)
+    project.run(test="def test(): pass").stdout.fnmatch_lines([f"pgdbm: * pgdbm {pgdbm}; search_path {told}"])
+
+
 def test_with_v_the_end_tells_the_version_that_the_header_could_not_know(project: Project, query: Query) -> None:
     (row,) = query("show server_version")
     told = f"the server (--pgdbm-url) is PostgreSQL {row[0].split()[0]}"
@@ -442,10 +455,13 @@ def test_an_unmarked_asynchronous_test_gets_a_hint(project: Project) -> None:
 
 
 def test_an_error_in_a_test_shows_the_tests_line_and_not_the_plugins(project: Project) -> None:
-    result = project.run(test="async def test_it(pgdbm_db):\n    await pgdbm_db('user')\n")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([">*await pgdbm_db('user')", "E*unknown service 'user'; did you mean 'users'?"])
-    result.stdout.no_fnmatch_line("*pytest_pgdbm/leasing*")
+    calls = ["pgdbm_db('user')", "pgdbm_db('users', seed=5)", "pgdbm_db(5)", "pgdbm_database(5)"]
+    tests = [f"async def test_{at}(pgdbm_db, pgdbm_database):\n    await {call}\n" for at, call in enumerate(calls)]
+    result = project.run(test="\n".join(tests))
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines([f">*await {call}" for call in calls])
+    result.stdout.fnmatch_lines(["E*unknown service 'user'; did you mean 'users'?", "E*seed=5 is not a seed; *"])
+    result.stdout.no_fnmatch_line("*pytest_pgdbm/*")
 
 
 def test_a_manager_is_of_no_use_after_its_test(project: Project) -> None:

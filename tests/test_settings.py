@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_pgdbm.ground.errors import ConfigError
-from pytest_pgdbm.settings import OPTIONS, Setting, Settings, changed, resolve
+from pytest_pgdbm.settings import OPTIONS, Option, Setting, Settings, changed, resolve
 
 INI_DIR = Path("/project")
 URL = "postgresql://app:s3cret@db.example:5432/shop"
@@ -173,7 +173,7 @@ def test_a_wrong_value_is_told_with_its_place_and_the_valid_ones(
     assert refusal(**places) == message
 
 
-@pytest.mark.parametrize("version", ["16", "9", "16.4", "9.6.24"])
+@pytest.mark.parametrize("version", ["16", "14", "16.4", "18.0.1"])
 def test_versions_are_taken(version: str) -> None:
     assert resolved({"server-version": version}).server_version.value == version
 
@@ -181,6 +181,13 @@ def test_versions_are_taken(version: str) -> None:
 @pytest.mark.parametrize("version", ["0", "16.", ".4", "16.4.1.1", "16beta1", ">=16", "latest", "016"])
 def test_what_is_no_version_is_refused(version: str) -> None:
     assert repr(version) in refusal(cli={"server-version": version})
+
+
+@pytest.mark.parametrize("version", ["9", "9.6.24", "13.22"])
+def test_a_version_that_is_too_old_is_refused(version: str) -> None:
+    assert refusal(ini={"server-version": version}) == (
+        f"pgdbm_server_version in pytest.ini: PostgreSQL {version} is too old; pytest-pgdbm needs 14 or later"
+    )
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e999", "none", "5,5"])
@@ -321,6 +328,13 @@ QUOTE_IT = (
             "localhost:5432/d",
             f"does not start with postgresql:// or postgres://. Write it as {FORM}",
         ),
+        (
+            "postgresql:/u:s3cret@h/d",
+            "postgresql:****@h/d",
+            f"does not start with postgresql:// or postgres://. Write it as {FORM}",
+        ),
+        ("u:s3cret@h/d", "u:****@h/d", f"does not start with postgresql:// or postgres://. Write it as {FORM}"),
+        ("u:s3cret/d", "u:****/d", f"does not start with postgresql:// or postgres://. Write it as {FORM}"),
         ("postgresql://u:s3 cret@h/d", "postgresql://u:****@h/d", "holds white space; write it as %20"),
         (
             "postgresql://u:s3cret%@h/d",
@@ -377,6 +391,13 @@ def test_a_url_that_is_wrong_is_told_without_its_password(url: str, shown: str, 
     assert "s3cret" not in message
 
 
+@pytest.mark.parametrize("option", [option for option in OPTIONS if "url" not in option.stem], ids=lambda o: o.stem)
+def test_a_url_in_the_place_of_another_setting_is_told_without_any_of_it(option: Option) -> None:
+    assert refusal(env={option.env: "postgresql://u:s3cret@h/d"}) == (
+        f"{option.env}: this is a URL; give it as --pgdbm-url, PGDBM_URL or pgdbm_url in the ini"
+    )
+
+
 def test_a_key_value_string_is_told_without_any_of_it() -> None:
     assert refusal(cli={"url": "host=h password=s3 cret dbname=d"}) == (
         f"--pgdbm-url: this is a key=value string; write it as a URI: {FORM}"
@@ -393,9 +414,27 @@ def outcome(**places: Mapping[str, Any]) -> Settings | str:
         return str(error)
 
 
-@given(PASSWORDS, st.sampled_from(["postgresql", "postgres", "mysql", "http", "postgresql+asyncpg"]))
-def test_no_password_is_in_any_message_about_a_url(password: str, scheme: str) -> None:
-    found = outcome(cli={"url": f"{scheme}://user:{password}@host:5432/db"})
+@given(
+    PASSWORDS,
+    st.sampled_from(
+        [
+            "postgresql://",
+            "postgres://",
+            "mysql://",
+            "http://",
+            "postgresql+asyncpg://",
+            "postgresql:/",
+            "//",
+            "pg:",
+            "",
+        ]
+    ),
+    st.sampled_from(["", "?options=a://b"]),
+)
+@example("Zw9/", "", "")
+@example("Zw9://", "", "")
+def test_no_password_is_in_any_message_about_a_url(password: str, scheme: str, query: str) -> None:
+    found = outcome(cli={"url": f"{scheme}user:{password}@host:5432/db{query}"})
     told = found if isinstance(found, str) else repr(found) + "".join(changed(found))
     assert "Zw9" not in told
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
+from pytest_pgdbm.ground.errors import ConfigError, PgdbmError, plainly
 
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.path import SearchPath
@@ -54,6 +54,7 @@ def pgdbm_db(
 
     Raises ConfigError for values that cannot be right.
     """
+    __tracebackhide__ = True
     from pytest_pgdbm.services.declarations import Declaration
 
     caller = sys._getframe(1)
@@ -68,10 +69,13 @@ def pgdbm_db(
     if len(services) > 1 and any(value is not None for value in given.values()):
         raise ConfigError("pgdbm_db() with several services takes no other arguments; declare each by itself")
     origin = Path(caller.f_code.co_filename)
-    declarations = [
-        Declaration(name=name, origin=origin, line=caller.f_lineno, scope=scope, **given)
-        for name in services or (None,)
-    ]
+    try:
+        declarations = [
+            Declaration(name=name, origin=origin, line=caller.f_lineno, scope=scope, **given)
+            for name in services or (None,)
+        ]
+    except ConfigError as error:
+        raise plainly(error) from None
     made = _fixture(lambda factory: factory.ask(declarations, own=True), scope, _describe(declarations))
     setattr(made, _MARK, tuple(declarations))
     return made
@@ -86,11 +90,15 @@ def pgdbm_database(*services: str, scope: Scope = "function") -> Any:
 
     Raises ConfigError for values that cannot be right.
     """
+    __tracebackhide__ = True
     from pytest_pgdbm.services.declarations import check_name, check_scope
 
-    for name in services:
-        check_name(name, "pgdbm_database")
-    check_scope(scope)
+    try:
+        for name in services:
+            check_name(name, "pgdbm_database")
+        check_scope(scope)
+    except ConfigError as error:
+        raise plainly(error) from None
     named = " and ".join(map(repr, services)) or "all services"
     text = f"Whole database of {named}, freshly migrated for this {scope}."
 

@@ -151,7 +151,7 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Why there was no server, what was kept, and with -v the server's version and what was built anew."""
+    """Why there was no server or another one, what was kept; with -v the server's version and what was built anew."""
     verbose = config.get_verbosity() > 0
     lines = report.summary([_told(config), *config.stash[_WORKERS]], verbose=verbose)
     if lines:
@@ -226,6 +226,7 @@ def _told(config: pytest.Config) -> report.Told:
     return {
         "failure": session.failure,
         "version": session.version,
+        "instead": session.instead,
         "kept": [leak.message for leak in config.stash[_KEPT] if leak.kept not in session.gone],
         "dropped": session.dropped,
         "waits": session.waits,

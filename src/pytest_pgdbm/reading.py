@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from pytest_pgdbm.ground.errors import ConfigError
 from pytest_pgdbm.ground.masks import HIDDEN, SecretUrl, masked
-from pytest_pgdbm.settings import Option
+from pytest_pgdbm.settings import OLDEST_SERVER, Option
 
 _OWN_SCHEMA = "$service"
 _LONGEST = 7 * 24 * 60
@@ -48,6 +48,8 @@ def read(given: Given) -> object:
     """The value in its own type; an empty one is the default. Raises ConfigError if it is not valid."""
     if not given.text:
         return given.option.default
+    if "://" in given.text and "url" not in given.option.stem:
+        raise given.wrong("this is a URL; give it as --pgdbm-url, PGDBM_URL or pgdbm_url in the ini")
     reader = _choice if given.option.choices else _READERS[given.option.stem]
     return reader(given)
 
@@ -71,9 +73,11 @@ def _server_bin(given: Given) -> str:
 
 
 def _server_version(given: Given) -> str:
-    if re.fullmatch(r"[1-9][0-9]?(\.[0-9]{1,3}){0,2}", given.text):
-        return given.text
-    raise given.wrong(f"{given.text!r} is not a PostgreSQL version; write it as 16 or 16.4")
+    if not re.fullmatch(r"[1-9][0-9]?(\.[0-9]{1,3}){0,2}", given.text):
+        raise given.wrong(f"{given.text!r} is not a PostgreSQL version; write it as 16 or 16.4")
+    if int(given.text.partition(".")[0]) < OLDEST_SERVER:
+        raise given.wrong(f"PostgreSQL {given.text} is too old; pytest-pgdbm needs {OLDEST_SERVER} or later")
+    return given.text
 
 
 def _image(given: Given) -> str:
@@ -163,8 +167,11 @@ def _url_allow(given: Given) -> str:
 
 
 def _safe(url: str) -> str:
-    """The URL masked, even where space or a scheme of another kind would keep `masked` from seeing one."""
-    return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", re.sub(r"\s", "%20", url)))
+    """The URL masked, even where space or a scheme that is none would keep `masked` from seeing one."""
+    url = re.sub(r"\s", "%20", url)
+    if re.match(r"(jdbc:)?[^:/]*://", url):
+        return masked(re.sub(r"(://[^:]*:).*(?=@)", rf"\1{HIDDEN}", url))
+    return masked(re.sub(r":(?:.*(?=@)|(?!\d{1,5}(?:[/?]|$))[^/?:]+)", f":{HIDDEN}", url))
 
 
 def _url_problem(url: str) -> str | None:

@@ -19,6 +19,7 @@ class Told(TypedDict):
 
     failure: str | None
     version: str | None
+    instead: str | None
     kept: list[str]
     dropped: list[str]
     waits: list[str]
@@ -39,7 +40,8 @@ def look_ahead(chosen: settings.Settings) -> threading.Thread:
 
 def header(chosen: settings.Settings) -> list[str]:
     """The lines for the top of the run: the server to come and why, versions, settings that somebody changed."""
-    line = f"pgdbm: {_server(chosen)}; pgdbm {_version('pgdbm')}; search_path {chosen.search_path.value or 'by pgdbm'}"
+    pgdbm = _version("pgdbm")
+    line = f"pgdbm: {_server(chosen)}; pgdbm {pgdbm}; search_path {chosen.search_path.value or _path_of(pgdbm)}"
     changed = settings.changed(chosen)
     return [line] + ([f"pgdbm: {', '.join(changed)}"] if changed else [])
 
@@ -62,6 +64,11 @@ def _embedded(chosen: settings.Settings, *, fallback: bool) -> str:
         container = f"container of {chosen.image.value}, since "
         return (container if fallback else "no server: ") + error.why.splitlines()[0]
     return f"embedded PostgreSQL {found.version} ({found.origin})"
+
+
+def _path_of(pgdbm: str) -> str:
+    """What that version of pgdbm pins a shared pool to; to ask it takes longer than the whole header."""
+    return "of the server (pgdbm 0.4 sets none)" if pgdbm.startswith("0.4.") else "pg_catalog (by pgdbm)"
 
 
 def _version(package: str) -> str:
@@ -110,13 +117,14 @@ def async_hint(message: str, fixturenames: Iterable[str]) -> str | None:
 
 
 def summary(told: Iterable[Told], *, verbose: bool) -> list[str]:
-    """The lines for the end of the run: why there was no server, what stays on it.
+    """The lines for the end of the run: why there was no server, or not the header's, and what stays on it.
 
     If verbose, also of which version a server is whose version the header could not tell, and what was built anew.
     """
     parts = list(told)
     failures = dict.fromkeys(each["failure"] for each in parts if each["failure"])
     lines = [line for failure in failures for line in failure.splitlines()]
+    lines += dict.fromkeys(each["instead"] for each in parts if each["instead"])
     lines += [line for each in parts for line in each["kept"]]
     waits = dict.fromkeys(wait for each in parts for wait in each["waits"])
     lines += [line for wait in waits for line in wait.splitlines()]

@@ -142,6 +142,14 @@ class Session:
         return f"the server ({endpoint.why}) is PostgreSQL {endpoint.version}"
 
     @property
+    def instead(self) -> str | None:
+        """Which server there was instead of the one that would be expected, and since what; None if it was that one."""
+        endpoint: Endpoint | None = self.__dict__.get("_endpoint")
+        if endpoint is None or not endpoint.since:
+            return None
+        return f"the server was PostgreSQL {endpoint.version} ({endpoint.why}), since {endpoint.since}"
+
+    @property
     def dropped(self) -> list[str]:
         """Which tests' sets could not be leased again, and why."""
         return self._leases.dropped if "_leases" in self.__dict__ else []

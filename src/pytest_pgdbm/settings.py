@@ -28,6 +28,8 @@ Reuse = Literal["on", "off"]
 Lookup: TypeAlias = "Callable[[str], object | None]"
 
 DEFAULT = "default"
+OLDEST_SERVER = 14
+"""The oldest major version that is still maintained: https://www.postgresql.org/support/versioning/"""
 
 
 class Setting(Generic[T]):

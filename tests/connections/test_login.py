@@ -130,6 +130,24 @@ def test_no_user_in_the_url(door: Door) -> None:
     assert remedy.startswith("name the user in the URL (postgresql://user:password@…); without one it is ")
 
 
+def test_no_user_in_the_url_and_none_of_the_system(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number that its /etc/passwd does not hold."""
+    own = door.workshop.own
+    for name in ("PGUSER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(login.os, "getuid", lambda: 54321)
+    place = f"{own.host}:{own.port}"
+    assert door.said(f"postgresql://{place}/{own.database}") == (
+        f"the URL of {place} names no user, and the one that pytest runs as has no name",
+        "name the user in the URL (postgresql://user:password@…)",
+    )
+    assert asyncio.run(door.knock(door.url())).database == door.workshop.database
+    monkeypatch.setenv("PGUSER", "ann")
+    why, remedy = door.said(f"postgresql://{place}/{own.database}")
+    assert "refused the login" in why
+    assert remedy == "name the user in the URL (postgresql://user:password@…); without one it is 'ann'"
+
+
 def test_no_such_database(door: Door) -> None:
     why, remedy = door.said(door.url(database="missing"))
     assert why.endswith(': database "missing" does not exist')
@@ -180,10 +198,15 @@ def test_too_few_connections(door: Door, of: str) -> None:
     door.does(f"alter {of} {name} connection limit -1")
 
 
-def test_tls_is_asked_for_and_not_offered(door: Door) -> None:
+def test_tls_is_asked_for_and_not_offered(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     why, remedy = door.said(door.url(query="?sslmode=require"))
-    assert " does not offer TLS, which the URL asks for (" in why
-    assert remedy == "turn ssl on at the server, or leave sslmode out of the URL"
+    assert " does not offer TLS, which the URL or PGSSLMODE asks for (" in why
+    assert remedy == (
+        "turn ssl on at the server, or leave sslmode out of the URL, and PGSSLMODE out of the environment"
+    )
+    with monkeypatch.context() as environment:
+        environment.setenv("PGSSLMODE", "require")
+        assert door.said(door.url())[0] == why
 
 
 def test_another_kind_of_server_is_asked_for(door: Door) -> None:
@@ -225,14 +248,14 @@ async def _copy(
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def refused(door: Door, answer: Answer) -> ServerFailed:
+def refused(door: Door, answer: Answer, query: str = "") -> ServerFailed:
     """Why a login fails at a server that answers so."""
 
     async def go() -> ServerFailed:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(ServerFailed) as caught:
-                await door.knock(door.url(host=f"127.0.0.1:{port}"))
+                await door.knock(door.url(host=f"127.0.0.1:{port}", query=query))
             return caught.value
 
     return asyncio.run(go())
@@ -272,6 +295,23 @@ def test_a_pooler_between_is_told(door: Door) -> None:
         "let the pooler drop what it does not know; in pgbouncer.ini: ignore_startup_parameters = search_path,jit,"
         "statement_timeout,lock_timeout,idle_in_transaction_session_timeout,idle_session_timeout,transaction_timeout;"
         " or give the server's own address in the URL"
+    )
+
+
+@pytest.mark.parametrize("query", ["", "?sslmode=disable"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["nothing", "a web server"])
+def test_what_takes_the_connection_and_is_no_server_is_told(door: Door, answer: bytes, query: str) -> None:
+    """As a tunnel or a container's published port does whose server is not there."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.write(answer)
+        writer.close()
+
+    failed = refused(door, hang_up, query)
+    assert " takes the connection, but does not answer as a PostgreSQL server does (" in failed.why
+    assert failed.remedy == (
+        "check host and port in the URL, and that the server behind a tunnel, proxy or published port runs"
     )
 
 

@@ -62,10 +62,16 @@ def test_a_failed_server_tells_why_and_what_mends_it() -> None:
 def test_every_error_is_a_pgdbm_error_and_every_warning_a_pgdbm_warning() -> None:
     errors = (ConfigError, UnknownService, NoServer, ServerFailed, ServerGone, BuildError, LeaseEnded)
     assert all(issubclass(error, PgdbmError) for error in errors)
+    assert issubclass(ServerGone, NoServer)
     assert issubclass(MigrationsError, BuildError)
     assert issubclass(SeedError, BuildError)
     assert issubclass(PgdbmLeakWarning, PgdbmWarning)
     assert issubclass(PgdbmWarning, UserWarning)
+
+
+def test_that_there_is_no_server_is_said_in_a_line_after_the_first_time() -> None:
+    error = ServerGone("no Postgres server in this run")
+    assert (str(error), error.attempts) == ("no Postgres server in this run", ())
 
 
 def test_plain_errors_travel_between_processes() -> None:

@@ -114,9 +114,9 @@ def test_one_that_the_server_does_not_have_is_told_with_the_ways_out(workshop: W
         assert str(caught.value) == (
             "extension 'no_such_thing' is not available: looked for it on the server"
             f" ({own.kind}, PostgreSQL {own.version}, {own.sharedir}/extension)\n"
-            "  to mend it: use a PostgreSQL that has it: a system package with contrib (it is found by itself, or by"
-            " --pgdbm-server-bin=/usr/lib/postgresql/<version>/bin), an image (--pgdbm-server=container"
-            " --pgdbm-image=…), or a server of yours (--pgdbm-url)"
+            "  to mend it: use a PostgreSQL that has it: a system package with contrib (taken if pgdbm_extensions names"
+            " the extension, or by --pgdbm-server-bin=/usr/lib/postgresql/<version>/bin), an image (--pgdbm-server="
+            "container --pgdbm-image=…), or a server of yours (--pgdbm-url)"
         )
         async with workshop.home() as home:
             with pytest.raises(BuildError) as caught:

@@ -4,13 +4,26 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import asyncpg
 import pytest
-from keeper.runs import ActorProcess, a_job, a_run, actors, keeper_of, left_of, needs_root, other_user
+from keeper.runs import (
+    ActorProcess,
+    a_job,
+    a_run,
+    actors,
+    as_user,
+    common_python,
+    keeper_of,
+    left_of,
+    needs_root,
+    other_user,
+    packages,
+)
 from servers.test_embedded import a_server, ask, one_of_each_other_major_version, programs
 
 from pytest_pgdbm.ground.errors import ServerFailed
@@ -417,6 +430,16 @@ def test_a_home_that_is_another_users_gets_no_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(home))
     assert cache.cache_folder({}) is None
     assert cache.cluster_file(next(find_installations()), {}) is None
+
+
+@needs_root()
+@pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "nowhere"}, {"PGDBM_CACHE_DIR": "~/cache"}], ids=str)
+def test_a_user_without_name_and_home_gets_no_cache(environ):
+    code = "import os; from pytest_pgdbm.servers.cache import cache_folder; print(cache_folder(os.environ))"
+    paths = {"PYTHONPATH": os.pathsep.join(packages()), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]}
+    command = [*as_user(12345), common_python(), "-c", code]
+    done = subprocess.run(command, env={**paths, **environ}, cwd="/", capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_a_home_that_is_no_folder_gets_no_cache(monkeypatch, tmp_path):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import getpass
+import os
 import socket
 import ssl
 from collections.abc import Callable, Collection
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 
@@ -23,7 +24,7 @@ from pytest_pgdbm.ground.endpoint import Endpoint, Login
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
-from pytest_pgdbm.settings import DEFAULT, Setting
+from pytest_pgdbm.settings import DEFAULT, OLDEST_SERVER, Setting
 
 _IS_ENDED = (
     asyncpg.ConnectionDoesNotExistError,
@@ -35,7 +36,6 @@ _ENDED = "see the server's log for who did that, and run the tests again"
 
 SECONDS_TO_CONNECT = 10.0
 NOT_GIVEN: Setting[str | None] = Setting(None, DEFAULT)
-OLDEST_SERVER = 14
 FEWEST_CONNECTIONS = 3
 """One that builds and drops, and the pool's two."""
 
@@ -139,6 +139,7 @@ async def first_login(
     anything is written. `patience` is for how many seconds a server that is still starting is tried again. Raises
     ServerFailed, with the cause in words and what mends it.
     """
+    _check_user(endpoint)
     connection = await _patiently(endpoint, application_name, patience)
     try:
         if not endpoint.own:
@@ -169,6 +170,12 @@ class _Hints:
     sign: str = ""
 
 
+_NO_TLS = "SSL upgrade"
+_NO_POSTGRES = _Hints(
+    "{place} takes the connection, but does not answer as a PostgreSQL server does ({message})",
+    "check host and port in the URL, and that the server behind a tunnel, proxy or published port runs",
+)
+
 # The first that fits counts.
 _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...] = (
     (
@@ -190,11 +197,14 @@ _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...
     (
         OSError,
         _Hints(
-            "{place} does not offer TLS, which the URL asks for ({message})",
-            "turn ssl on at the server, or leave sslmode out of the URL",
-            "SSL upgrade",
+            "{place} does not offer TLS, which the URL or PGSSLMODE asks for ({message})",
+            "turn ssl on at the server, or leave sslmode out of the URL, and PGSSLMODE out of the environment",
+            _NO_TLS,
         ),
     ),
+    (ConnectionResetError, _NO_POSTGRES),
+    (asyncpg.ConnectionDoesNotExistError, _NO_POSTGRES),
+    (OSError, dataclasses.replace(_NO_POSTGRES, sign="connection_lost")),
     (
         OSError,
         _Hints(
@@ -331,15 +341,50 @@ def _why(endpoint: Endpoint, error: Exception) -> ServerFailed:
     message = masked(str(error))
     if "unsupported startup parameter" in message:
         return poolers.refusal(place, message)
-    for kind, hints in _CAUSES:
-        if isinstance(error, kind) and hints.sign in message:
-            return ServerFailed(hints.why.format(place=place, message=message), hints.remedy or _login_remedy(endpoint))
-    return ServerFailed(f"{place}: {message}", "check the URL in --pgdbm-url")
+    hints = _hints(endpoint, error, message)
+    return ServerFailed(hints.why.format(place=place, message=message), hints.remedy or _login_remedy(endpoint))
+
+
+def _hints(endpoint: Endpoint, error: Exception, message: str) -> _Hints:
+    if _NO_TLS in message and not _asks_for_tls(endpoint):
+        return _NO_POSTGRES  # asyncpg asks whether there is TLS, and a server says yes or no
+    fitting = (hints for kind, hints in _CAUSES if isinstance(error, kind) and hints.sign in message)
+    return next(fitting, _Hints("{place}: {message}", "check the URL in --pgdbm-url"))
+
+
+def _asks_for_tls(endpoint: Endpoint) -> bool:
+    """Whether a connection without TLS will not do."""
+    given = parse_qs(urlsplit(endpoint.admin_url or endpoint.url or "").query).get("sslmode")
+    mode = given[-1] if given else os.environ.get("PGSSLMODE", "prefer")
+    return mode in ("require", "verify-ca", "verify-full")
+
+
+_NAME_IT = "name the user in the URL (postgresql://user:password@…)"
+
+
+def _check_user(endpoint: Endpoint) -> None:
+    """Raises ServerFailed if nothing says who logs in at a URL: neither it nor the system, as in many a container."""
+    try:
+        _user_of_the_system()
+    except (KeyError, OSError, ImportError) as error:
+        if not all(_names_user(url) for url in (endpoint.url, endpoint.admin_url) if url is not None):
+            why = f"the URL of {_place(endpoint)} names no user, and the one that pytest runs as has no name"
+            raise ServerFailed(why, _NAME_IT) from error
+
+
+def _names_user(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.username or parse_qs(parts.query).get("user"))
+
+
+def _user_of_the_system() -> str:
+    """Who logs in where the URL names no user, to asyncpg as to libpq."""
+    return os.environ.get("PGUSER") or getpass.getuser()
 
 
 def _login_remedy(endpoint: Endpoint) -> str:
-    if endpoint.url is not None and urlsplit(endpoint.url).username is None:
-        return f"name the user in the URL (postgresql://user:password@…); without one it is {getpass.getuser()!r}"
+    if endpoint.url is not None and not _names_user(endpoint.url):
+        return f"{_NAME_IT}; without one it is {_user_of_the_system()!r}"
     return "check user and password in the URL; a server may also refuse by address or ask for TLS (pg_hba.conf)"
 
 

@@ -37,7 +37,7 @@ def parents(environ: Mapping[str, str]) -> list[Path]:
 def _cache(environ: Mapping[str, str]) -> list[Row]:
     folder = cache_folder(environ)
     if folder is None:
-        return [("cache", "nowhere: the user's cache directory belongs to somebody else")]
+        return [("cache", "nowhere: the user has no home, or the cache directory in it is somebody else's")]
     entries = sorted(_entries(folder), reverse=True)
     total = f"{number(len(entries), 'cluster')}, {size(sum(amount for _, amount, _ in entries))}"
     told = [f"{folder}: {total if entries else 'empty'}"]

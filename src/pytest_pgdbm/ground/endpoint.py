@@ -39,7 +39,8 @@ class Endpoint:
     `admin` makes databases, extensions and roles; `login` is whom tests and migrations run as (the same over a
     URL). `database` is where the first connection goes. `socket_dir` is set where a Unix socket can be used.
     `url` is what the user gave, for kind `url` only; `admin_url` is a second one, past a pooler, with `admin_place` its
-    host and port; `pooling` is what is behind `url`. `why` says in a few words how the server was chosen. `kept` is
+    host and port; `pooling` is what is behind `url`. `why` says in a few words how the server was chosen, and
+    `since` what spoke against the programs that would else have been taken, if anything did. `kept` is
     for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
     first login; None for all other servers. `kept_in` is that server's folder. `workers` of the run share the server.
     `identity` is the database at a URL that was looked at; `allowed` says that the user's word opened it.
@@ -53,6 +54,7 @@ class Endpoint:
     login: Login
     admin: Login
     why: str = ""
+    since: str = ""
     socket_dir: str | None = None
     url: str | None = field(default=None, repr=False)
     admin_url: str | None = field(default=None, repr=False)

@@ -13,6 +13,11 @@ class PgdbmError(Exception):
     """The base of all errors of pytest-pgdbm."""
 
 
+def plainly(error: PgdbmError) -> PgdbmError:
+    """The error without the plugin's own frames: its message says all, and the user's line is what matters."""
+    return error.with_traceback(None)
+
+
 class ConfigError(PgdbmError):
     """A setting, declaration or argument is wrong; pytest shows it as a usage error."""
 
@@ -70,8 +75,13 @@ class ServerFailed(PgdbmError):
         super().__init__(f"{why}\n  to mend it: {remedy}")
 
 
-class ServerGone(PgdbmError):
+class ServerGone(NoServer):
     """The server of this run did not come when it was asked for first; that error tells the story."""
+
+    def __init__(self, said: str) -> None:
+        self.attempts = ()
+        self.remedy = ""
+        PgdbmError.__init__(self, said)
 
 
 class SharedFailure(PgdbmError):

@@ -6,10 +6,11 @@ import asyncio
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from pytest_pgdbm.connections.loop import running_loop
-from pytest_pgdbm.ground.errors import ConfigError, PgdbmError
+from pytest_pgdbm.ground.errors import ConfigError, PgdbmError, plainly
 from pytest_pgdbm.leasing.resolver import Asked, Resolver
 from pytest_pgdbm.services.declarations import Declaration, check_name
 
@@ -55,7 +56,7 @@ class Lease(Generic[T_co]):
                 self._factory.begin()
                 managers = self._factory.session.loop.run(self._lease())
         except PgdbmError as error:
-            raise _plainly(error) from None
+            raise plainly(error) from None
         return self._give(managers)
 
     async def _wait(self) -> T_co:
@@ -68,7 +69,7 @@ class Lease(Generic[T_co]):
                 await asyncio.to_thread(self._factory.begin)
                 managers = await self._factory.session.loop.wait(self._lease())
         except PgdbmError as error:
-            raise _plainly(error) from None
+            raise plainly(error) from None
         return self._give(managers)
 
     async def _lease(self) -> Mapping[str, Database]:
@@ -145,21 +146,15 @@ class DatabaseFactory:
     ) -> Lease[Any]:
         """Asks for services; see the class. Raises UnknownService for one that is declared nowhere."""
         __tracebackhide__ = True
-        for name in services:
-            check_name(name, "pgdbm_db")
-        if migrations is None and seed is None:
-            return self.ask(services or (None,), fresh=fresh)
-        if len(services) > 1:
-            raise ConfigError("pgdbm_db(): migrations= and seed= belong to one service; ask for each by itself")
-        caller = sys._getframe(1)
-        declaration = Declaration(
-            name=services[0] if services else None,
-            origin=Path(caller.f_code.co_filename),
-            line=caller.f_lineno,
-            migrations=migrations,
-            seed=seed,
-        )
-        return self.ask((declaration,), fresh=fresh)
+        asked: Sequence[str | Declaration | None]
+        try:
+            if migrations is None and seed is None:
+                asked = _names(services)
+            else:
+                asked = [_declaration(services, sys._getframe(1), migrations, seed)]
+        except ConfigError as error:
+            raise plainly(error) from None
+        return self.ask(asked, fresh=fresh)
 
     def ask(self, asked: Sequence[str | Declaration | None], *, fresh: bool = False, own: bool = False) -> Lease[Any]:
         """As calling it, with declarations where a name does not say enough.
@@ -170,7 +165,7 @@ class DatabaseFactory:
         try:
             plans = [self._resolver.ask(each, self.tenant.isolation) for each in asked]
         except PgdbmError as error:
-            raise _plainly(error) from None
+            raise plainly(error) from None
         names = [name for each in plans for name in each.names]
 
         def one_or_all(managers: Mapping[str, Database]) -> Any:
@@ -192,7 +187,7 @@ class DatabaseFactory:
         try:
             asked = self._resolver.ask_database(services)
         except PgdbmError as error:
-            raise _plainly(error) from None
+            raise plainly(error) from None
         return Lease(self, [asked], give, fresh=fresh, own=own)
 
     def begin(self) -> None:
@@ -225,6 +220,21 @@ class DatabaseFactory:
         return None
 
 
-def _plainly(error: PgdbmError) -> PgdbmError:
-    """The error without the plugin's own frames: its message says all, and the test's line is what matters."""
-    return error.with_traceback(None)
+def _names(services: Sequence[str]) -> Sequence[str | None]:
+    for name in services:
+        check_name(name, "pgdbm_db")
+    return services or (None,)
+
+
+def _declaration(
+    services: Sequence[str], caller: FrameType, migrations: PathLike | None, seed: Seed | Sequence[Seed] | None
+) -> Declaration:
+    if len(services) > 1:
+        raise ConfigError("pgdbm_db(): migrations= and seed= belong to one service; ask for each by itself")
+    return Declaration(
+        name=services[0] if services else None,
+        origin=Path(caller.f_code.co_filename),
+        line=caller.f_lineno,
+        migrations=migrations,
+        seed=seed,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pytest_pgdbm.ground.errors import UnknownService
+from pytest_pgdbm.ground.errors import ConfigError, UnknownService, plainly
 from pytest_pgdbm.leasing.factory import DatabaseFactory, Lease
 from pytest_pgdbm.services.declarations import check_name
 
@@ -79,6 +79,9 @@ class WholeDatabaseFactory:
     def __call__(self, *services: str, fresh: bool = False) -> Lease[WholeDatabase]:
         """Asks for a database; see the class. Raises UnknownService for a service that is declared nowhere."""
         __tracebackhide__ = True
-        for name in services:
-            check_name(name, "pgdbm_database")
+        try:
+            for name in services:
+                check_name(name, "pgdbm_database")
+        except ConfigError as error:
+            raise plainly(error) from None
         return self._factory.ask_database(services, WholeDatabase, fresh=fresh)

@@ -101,8 +101,8 @@ def _missing(name: str, endpoint: Endpoint) -> str:
         way = f"install the extension on that server (its packages are often called postgresql-contrib or …-{name})"
     else:
         way = (
-            "use a PostgreSQL that has it: a system package with contrib (it is found by itself, or by"
-            " --pgdbm-server-bin=/usr/lib/postgresql/<version>/bin), an image (--pgdbm-server=container"
-            " --pgdbm-image=…), or a server of yours (--pgdbm-url)"
+            "use a PostgreSQL that has it: a system package with contrib (taken if pgdbm_extensions names the"
+            " extension, or by --pgdbm-server-bin=/usr/lib/postgresql/<version>/bin), an image (--pgdbm-server="
+            "container --pgdbm-image=…), or a server of yours (--pgdbm-url)"
         )
     return f"extension {name!r} is not available: looked for it {looked}\n  to mend it: {way}"

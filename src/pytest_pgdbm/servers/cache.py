@@ -33,15 +33,22 @@ def cluster_file(installation: Installation, environ: Mapping[str, str]) -> Path
 def cache_folder(environ: Mapping[str, str]) -> Path | None:
     """The folder of what is the caller's, which need not exist; None if it would lie in another user's folder.
 
-    The latter happens to a root who has kept somebody's HOME, as `sudo` may do.
+    The latter happens to a root who has kept somebody's HOME, as `sudo` may do. A user without a home has none either.
     """
     name = f"user-{os.geteuid()}" if hasattr(os, "geteuid") else "user"
-    if given := environ.get(VARIABLE):
-        return Path(given).expanduser().absolute() / name
+    try:
+        if given := environ.get(VARIABLE):
+            return Path(given).expanduser().absolute() / name
+        folder = _users_folder()
+    except RuntimeError:  # there is no home that a '~' could stand for
+        return None
+    return folder / name if folder.is_absolute() and _is_own(folder) else None
+
+
+def _users_folder() -> Path:
     import platformdirs
 
-    folder = platformdirs.user_cache_path("pytest-pgdbm", appauthor=False)
-    return folder / name if _is_own(folder) else None
+    return platformdirs.user_cache_path("pytest-pgdbm", appauthor=False)
 
 
 def _is_own(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from pytest_pgdbm.keeper import Holding
 from pytest_pgdbm.keeper.kept import KeptServer
 from pytest_pgdbm.servers.base import Job, Started
 from pytest_pgdbm.servers.cache import cluster_file
-from pytest_pgdbm.servers.installations import choose_for
+from pytest_pgdbm.servers.installations import Installation, choose_for
 from pytest_pgdbm.servers.keeping import kept_server
 from pytest_pgdbm.servers.scram import verifier
 from pytest_pgdbm.settings import Settings
@@ -174,9 +174,19 @@ def _embedded(choice: Choice) -> tuple[Job, Callable[[Started], Endpoint]]:
         cluster=None if cluster is None else str(cluster),
     )
     admin = Login(ADMIN, password)
+    since = _since(choice, found)
     return job, lambda started: _started(
-        "embedded", choice, admin, started, why=found.origin, sharedir=str(found.sharedir)
+        "embedded", choice, admin, started, why=found.origin, since=since, sharedir=str(found.sharedir)
     )
+
+
+def _since(choice: Choice, found: Installation) -> str:
+    """What speaks against the programs that the run's header names, if others are taken for the tests' extensions."""
+    usual = choose_for(choice.settings) if choice.extensions else found
+    if usual == found:
+        return ""
+    missing = ", ".join(sorted(set(choice.extensions) - usual.extensions()))
+    return f"PostgreSQL {usual.version} ({usual.origin}) has no {missing}"
 
 
 def _container(choice: Choice) -> tuple[Job, Callable[[Started], Endpoint]]:
@@ -199,6 +209,7 @@ def _started(
     started: Started,
     *,
     why: str,
+    since: str = "",
     sharedir: str | None = None,
 ) -> Endpoint:
     as_superuser = choice.settings.role.value == "superuser"
@@ -212,6 +223,7 @@ def _started(
         login=login,
         admin=admin,
         why=why,
+        since=since,
         socket_dir=started.socket_dir,
         sharedir=sharedir,
     )

@@ -18,10 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from pytest_pgdbm.ground.errors import ConfigError, ServerFailed
 from pytest_pgdbm.servers.environment import clean_environment
-from pytest_pgdbm.settings import Settings
-
-OLDEST = 14
-"""The oldest major version that is still maintained: https://www.postgresql.org/support/versioning/"""
+from pytest_pgdbm.settings import OLDEST_SERVER, Settings
 
 REMEDY = "pip install 'pytest-pgdbm[embedded]'"
 
@@ -207,8 +204,8 @@ def _examine(candidate: _Candidate) -> Installation | str:
     match = re.search(_VERSION, told or "")
     if match is None:
         return f"{where}: 'postgres --version' did not tell a version"
-    if int(match["major"]) < OLDEST:
-        return f"{where}: version {match['major']}{match['rest']} is older than {OLDEST}"
+    if int(match["major"]) < OLDEST_SERVER:
+        return f"{where}: version {match['major']}{match['rest']} is older than {OLDEST_SERVER}"
     return Installation(bindir, match["major"] + match["rest"], int(match["major"]), origin)
 
 
