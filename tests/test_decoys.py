@@ -78,6 +78,8 @@ HANGING = {
     "foreign key": "create table public.{n} (id int references {s}.t); insert into public.{n} values (1)",
     "heir": "create table public.{n} (more int) inherits ({s}.t); insert into public.{n} (id, more) values (7, 7)",
     "partition": "create table public.{n} partition of {s}.p for values in (1); insert into public.{n} values (1)",
+    "whole of a partition": "create table public.{n} (id int) partition by list (id);"
+    " create table {s}.whole_1 partition of public.{n} for values in (1); insert into public.{n} values (1)",
     "typed table": "create table public.{n} of {s}.pair; insert into public.{n} values (1, 2)",
     "function over its rows": "create function public.{n}({s}.t) returns int language sql as 'select 1'",
     "function that returns its rows": "create function public.{n}() returns setof {s}.t language sql"

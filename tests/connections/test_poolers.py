@@ -232,6 +232,18 @@ def test_nothing_is_left_after_runs_through_a_pooler(project: Project, through: 
     assert query("select nspname from pg_namespace where nspname ~ '^pgdbm'") == []
 
 
+def test_what_a_killed_run_has_left_is_swept_though_the_pooler_keeps_its_sessions(
+    project: Project, through: Through, query: Any
+) -> None:
+    pin(str(project.url))
+    with through("session") as url:
+        project.url = url
+        project.run_apart(test="import os, signal\ndef test_it(users_db): os.kill(os.getpid(), signal.SIGKILL)")
+        assert query("select nspname from pg_namespace where nspname ~ '^pgdbm'") != []
+        project.run_apart(test="def test_it(users_db): pass").assert_outcomes(passed=1)
+    assert query("select nspname from pg_namespace where nspname ~ '^pgdbm'") == []
+
+
 def test_a_path_that_the_pooler_drops_is_told(project: Project, through: Through) -> None:
     database = str(project.url).rpartition("/")[2]
     with through("transaction") as url:

@@ -30,6 +30,7 @@ from pytest_pgdbm.ground.records import Process
 from pytest_pgdbm.keeper import holders, join, leave_run
 from pytest_pgdbm.keeper.folder import make_folder
 from pytest_pgdbm.servers.base import Place, new_record, record
+from pytest_pgdbm.servers.leftovers import take_away
 
 
 def test_when_all_holders_are_killed_everything_goes(tmp_path):
@@ -156,6 +157,27 @@ def test_a_killed_server_leaves_no_shared_memory(tmp_path):
         postmaster_of(run).kill()
         actor("leave")
     assert segment not in system_v_segments()
+
+
+def test_shared_memory_whose_number_is_another_servers_by_now_stays(tmp_path):
+    """As after the machine was started anew: the file of the dead server has a number that begins from none again."""
+    with actors(ActorProcess(a_run(tmp_path))) as (actor,):
+        living = Path(actor("join", "start")["notes"]["data"], "postmaster.pid").read_text().splitlines()
+        for maker in (_ended_process(), int(living[0])):
+            dead = tmp_path / f"dead-{maker}"
+            (dead / "data").mkdir(parents=True)
+            lines = [str(maker), str(dead / "data"), *living[2:]]
+            (dead / "data" / "postmaster.pid").write_text("\n".join(lines))
+            take_away(str(dead))
+            assert not dead.exists()
+            assert living[6].split()[1] in lasting_system_v_segments()
+        actor("leave")
+
+
+def _ended_process():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
 
 
 def test_a_killed_initdb_leaves_no_shared_memory(tmp_path):
@@ -321,3 +343,10 @@ def shared_memory_of(run):
 def system_v_segments():
     with open("/proc/sysvipc/shm") as table:
         return {line.split()[1] for line in table.readlines()[1:]}
+
+
+def lasting_system_v_segments():
+    """Those that nobody has freed: one that is freed while it is used stays until then, with this bit and no key."""
+    with open("/proc/sysvipc/shm") as table:
+        fields = [line.split() for line in table.readlines()[1:]]
+    return {number for _, number, mode, *_ in fields if not int(mode, 8) & 0o1000}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from databases import connected
+from databases import connected, waits_or_is_done
 from workshop import Workshop
 
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet
 from pytest_pgdbm.schemas.recycling import engine
+from pytest_pgdbm.schemas.recycling.pristine import Pristine, Unrecyclable
 
 SHOP = """
 create type {{schema}}.mood as enum ('a', 'b');
@@ -104,6 +106,85 @@ def test_what_began_after_the_test_is_the_next_ones(workshop: Workshop) -> None:
                 await following.execute("rollback")
 
     asyncio.run(go())
+
+
+TIES = {
+    "a key": "create table public.theirs (own text, item int references {s}.items on delete cascade);"
+    " insert into public.theirs values ('precious', 1)",
+    "a rule": "create table public.theirs (own text); insert into public.theirs values ('precious');"
+    " create rule r as on delete to {s}.items do also delete from public.theirs;"
+    " grant all on public.theirs to public",
+}
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("own", [True, False], ids=["own server", "url"])
+@pytest.mark.parametrize("tie", TIES)
+def test_what_is_tied_to_a_set_while_it_is_being_emptied_keeps_its_rows(
+    workshop: Workshop, own: bool, tie: str, isolation: str
+) -> None:
+    async def go() -> None:
+        async with workshop.superuser() as other:
+            default = f"set default_transaction_isolation = '{isolation}'"
+            await other.execute(f"alter database {workshop.database} {default}")
+            async with settled(workshop, own=own) as (home, built):
+                schema = built.schemas["shop"]
+                await other.execute(f"insert into {schema}.items (name) values ('x'); select pg_advisory_lock(4711)")
+                _wait_while_looking(home, built)
+                recycling = asyncio.ensure_future(home.recycle(built))
+                assert not await waits_or_is_done(recycling, other)
+                await other.execute(TIES[tie].format(s=schema))
+                await other.execute("select pg_advisory_unlock(4711)")
+                assert (await recycling).why == "the server said: somebody has tied something to it meanwhile"
+                assert await _names(other, built) == ["x"]
+                assert await other.fetchval("select own from public.theirs") == "precious"
+                await other.execute("drop table public.theirs cascade")
+
+    asyncio.run(go())
+
+
+FILED = """
+create table {{tables.kinds}} (id int primary key, name text);
+create table {{tables.filed}} (id int, kind int references {{tables.kinds}}) partition by list (id);
+create table {{tables.filed_1}} partition of {{tables.filed}} for values in (1);
+"""
+
+
+def test_a_partition_that_is_attached_before_the_whole_is_truncated_keeps_its_rows(workshop: Workshop) -> None:
+    async def go() -> None:
+        service = workshop.service("shop", FILED)
+        async with workshop.built("shop", {"shop": service}) as (home, built), connected(workshop.url) as other:
+            await home.settle_in(built)
+            schema = built.schemas["shop"]
+            await other.execute(f"insert into {schema}.filed values (1)")
+            await other.execute("create table public.theirs (id int, kind int); insert into public.theirs values (7)")
+            pristine = home._site.pristine(built)
+            oids = "select oid from pg_class where relname = any($1) and relnamespace = $2::regnamespace order by oid"
+            kinds, filed = [row["oid"] for row in await other.fetch(oids, ["kinds", "filed"], schema)]
+            assert await _truncated(home, pristine, kinds) >= {kinds, filed}
+            assert await other.fetchval(f"select count(*) from {schema}.filed") == 0
+            await other.execute(f"alter table {schema}.filed attach partition public.theirs for values in (7)")
+            with pytest.raises(Unrecyclable, match="attached a partition"):
+                await _truncated(home, pristine, kinds)
+            assert await other.fetchval("select id from public.theirs") == 7
+            await other.execute("drop table public.theirs")
+            assert await home.drop([built]) == ([], [])
+
+    asyncio.run(go())
+
+
+async def _truncated(home: Home, pristine: Pristine, oid: int) -> set[int]:
+    async with home._site.admin.resetter() as connection:
+        return await engine._truncate(connection, pristine, [oid])
+
+
+def _wait_while_looking(home: Home, built: BuiltSet) -> None:
+    """Has the look at the structure wait until nobody else holds the lock 4711."""
+    recyclable = home._site._recyclable[built]
+    noted = recyclable.pristine.fingerprint
+    waits = f"({noted.quick}) || pg_catalog.left(pg_catalog.pg_advisory_xact_lock(4711)::text, 0)"
+    recyclable.pristine.fingerprint = dataclasses.replace(noted, quick=waits)
+    recyclable.session = -1
 
 
 async def _names(connection: asyncpg.Connection, built: BuiltSet) -> object:

@@ -111,6 +111,9 @@ TAKEN = {
     "a use of an extension in our schema": "create extension citext schema {s}; create table theirs.x (c {s}.citext)",
     "an extension on one in our schema": "create extension cube schema {s}; create extension earthdistance"
     " schema theirs",
+    "a server of an extension in our schema": "create extension postgres_fdw schema {s};"
+    " create server theirs foreign data wrapper postgres_fdw;"
+    " create user mapping for current_user server theirs options (password 'theirs')",
     "an exclusion constraint": "create table theirs.x (r {s}.span, exclude using gist (r with &&))",
 }
 
@@ -123,8 +126,9 @@ LEFT = {
     "a view of ours on their table": "create table theirs.x (id int); create view {s}.x as select * from theirs.x",
     "a key of ours to their table": "create table theirs.x (id int primary key);"
     " create table {s}.x (id int references theirs.x)",
-    "our partition of their table": "create table theirs.x (id int) partition by range (id);"
-    " create table {s}.x partition of theirs.x for values from (1) to (2)",
+    "our child of their table": "create table theirs.x (id int); create table {s}.x () inherits (theirs.x)",
+    "our partition of our table": "create table {s}.x (id int) partition by range (id);"
+    " create table {s}.x1 partition of {s}.x for values from (1) to (2)",
     "an event trigger with our function": "create function {s}.et() returns event_trigger language plpgsql"
     " as 'begin end'; create event trigger theirs on ddl_command_start when tag in ('CREATE RULE')"
     " execute function {s}.et()",
@@ -240,6 +244,38 @@ def test_what_cascade_would_take_keeps_the_schema(shared_workshop: Workshop, sch
             assert any(name in kept[0].why for name in taken), (kept[0].why, taken)
             assert await everything(connection) == all_
             assert await data(connection) == rows
+
+    asyncio.run(go())
+
+
+HOLDING_THEIRS = {
+    "a partition": "create table {s}.x partition of theirs.x for values from (1) to (9)",
+    "one that was attached": "create table {s}.x (id int); alter table theirs.x attach partition {s}.x"
+    " for values from (1) to (9)",
+    "one with partitions": "create table {s}.x partition of theirs.x for values from (1) to (9) partition by list (id);"
+    " create table {s}.x1 partition of {s}.x for values in (7)",
+}
+
+
+@pytest.mark.parametrize("what", HOLDING_THEIRS)
+def test_a_table_that_takes_up_rows_of_theirs_keeps_the_schema(
+    shared_workshop: Workshop, schema: str, what: str
+) -> None:
+    """The server takes a partition along without a question, and with it what came in by the whole."""
+
+    async def go() -> None:
+        proof = Proof(shared_workshop.run.id)
+        async with shared_workshop.superuser() as connection:
+            await prepare(connection, schema, proof)
+            await connection.execute("create table theirs.x (id int) partition by range (id)")
+            await connection.execute(HOLDING_THEIRS[what].format(s=schema))
+            await connection.execute("insert into theirs.x values (7)")
+            await thin_out(connection, schema, proof, seconds=5)
+            (kept,) = await drop(connection, [schema], proof)
+            assert kept.why == "what the plugin did not make depends on it: rows of table theirs.x"
+            assert await connection.fetchval("select id from theirs.x") == 7
+            await connection.execute(f"alter table theirs.x detach partition {schema}.x")
+            assert await drop(connection, [schema], proof) == []
 
     asyncio.run(go())
 

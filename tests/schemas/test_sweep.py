@@ -19,6 +19,7 @@ from pytest_pgdbm.ground.names import new_run, quote_ident
 from pytest_pgdbm.schemas.databases import Databases
 from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.proof import Proof, database_mark
+from pytest_pgdbm.schemas.survey import survey
 from pytest_pgdbm.schemas.sweep import Swept, sweep
 
 
@@ -104,6 +105,31 @@ def test_what_a_living_run_has_stays_and_goes_once_its_last_process_has_died(wor
             assert (found.dropped, found.alive) == ([], {run})
         found = await swept(workshop)
         assert [each.name for each in found.dropped] == left
+
+    asyncio.run(go())
+
+
+RELEASES = "select pg_advisory_unlock_all(); select pg_advisory_lock(4711); create table {{tables.t}} (id int);"
+
+
+def test_a_run_whose_migration_releases_all_locks_is_let_be_by_sweeps_and_by_the_doctor(workshop: Workshop) -> None:
+    async def go() -> None:
+        services = {
+            "users": workshop.service("users", "create table {{tables.users}} (id int)"),
+            "rude": workshop.service("rude", RELEASES),
+        }
+        async with connected(workshop.url) as other, workshop.home() as home:
+            leased = await home.build(workshop.ask("users", services).plan, ())
+            await other.execute("select pg_advisory_lock(4711)")
+            building = asyncio.ensure_future(home.build(workshop.ask("rude", services).plan, ()))
+            assert not await waits_or_is_done(building, other)
+            held = "select from pg_locks where locktype = 'advisory' and classid::bigint << 32 | objid::bigint = $1"
+            assert await other.fetch(held, locks.of_run(workshop.run.id)) == []
+            found = await swept(workshop)
+            assert (found.dropped, found.alive) == ([], {workshop.run.id})
+            assert {seen.state for seen in await survey(other) if seen.kind == "schema"} == {"alive"}
+            await other.execute("select pg_advisory_unlock(4711)")
+            assert await home.drop([leased, await building]) == ([], [])
 
     asyncio.run(go())
 

@@ -31,9 +31,10 @@ reset session authorization; reset role; reset all; close all; unlisten *; disca
 
 # Set once for many resets: each change of the replication role throws away all plans of the session. As a replica,
 # nothing of the user's fires: https://www.postgresql.org/docs/current/runtime-config-client.html. Rows that policies
-# hide are an error rather than overlooked.
+# hide are an error rather than overlooked. Each look sees what was committed by then.
 _RESETTING = """
-set jit = off; set synchronous_commit = off; set row_security = off; set client_min_messages = warning;
+set default_transaction_isolation = 'read committed'; set jit = off; set synchronous_commit = off;
+set row_security = off; set client_min_messages = warning;
 set lock_timeout = '2s'; set statement_timeout = '60s'
 """
 _AS_REPLICA = "set session_replication_role = replica"

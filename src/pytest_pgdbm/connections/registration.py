@@ -1,7 +1,8 @@
 """Shows others on the server that a process and its run live, for as long as one of its sessions does.
 
 What belongs to a run is swept by others once nobody holds its lock. The locks end with the session: no clock is needed
-to know who is dead.
+to know who is dead. A migration can release all locks of the session that it runs in; until they are taken again, the
+session's name shows the same.
 """
 
 from __future__ import annotations
@@ -46,6 +47,23 @@ select count(*) = 2 from pg_catalog.pg_locks
 where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid() and objsubid = 1 and granted
     and (classid::bigint << 32 | objid::bigint) in ({run}, {process})
 """
+
+
+# Who may not drop what a role has made does not see its sessions' names either, and needs not.
+_SESSIONS = """
+select application_name as name from pg_catalog.pg_stat_activity
+where datname = pg_catalog.current_database() and application_name like '{prefix} % {part}'
+"""
+
+PART = "admin"
+"""What a session that registers calls its part of the work."""
+
+
+async def find_processes(connection: asyncpg.Connection) -> set[tuple[str, str]]:
+    """The processes, by run and name, whose registered session is to be seen in this database, locks or not."""
+    rows = await connection.fetch(_SESSIONS.format(prefix=names.PREFIX, part=PART))
+    words = [row["name"].split(" ") for row in rows]
+    return {(run, process) for _, run, process, _ in (each for each in words if len(each) == 4)}
 
 
 class Registration:

@@ -83,7 +83,7 @@ belonging(classid, objid, objsubid, inside, via) as (
         d.deptype in ('e', 'i')
             or coalesce(
                 h.home = any(array(select oid from own)) or h.home = any(array(select oid from neutral)),
-                not exists (
+                d.classid <> 'pg_catalog.pg_foreign_server'::regclass and not exists (
                     select from pg_catalog.pg_depend r
                     cross join lateral (select {home("r.refclassid", "r.refobjid")} as home offset 0) f
                     where r.classid = d.classid and r.objid = d.objid
@@ -100,10 +100,10 @@ belonging(classid, objid, objsubid, inside, via) as (
 """Common table expressions, for after `with recursive`: `$1` are the names of schemas, `belonging` what goes with them.
 
 Rows with `inside` are theirs: what lies in them, its parts (also the triggers of a foreign key on the other table),
-the members of extensions that are installed in them, and
-what lies in no schema (a cast, an event trigger) and refers to nothing in another one. The other rows depend on them
-from outside; nothing is looked for beyond those. `via` is the schema through which a row was found. What lies in
-schemas of extensions, among temporary objects or in toast counts as its table's.
+the members of extensions that are installed in them, and what lies in no schema (a cast, an event trigger) and refers
+to nothing in another one, but for a foreign server. The other rows depend on them from outside; nothing is looked for
+beyond those. `via` is the schema through which a row was found. What lies in schemas of extensions, among temporary
+objects or in toast counts as its table's.
 """
 
 INSIDE = """

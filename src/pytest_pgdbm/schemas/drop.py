@@ -43,6 +43,14 @@ select n.oid, n.nspname as schema, pg_catalog.obj_description(n.oid, 'pg_namespa
 from pg_catalog.pg_namespace n where n.nspname = any($1)
 """
 
+# A partition depends on the whole, not the whole on it; but what is inserted there comes to lie in the partition.
+_FILLED_FROM_ELSEWHERE = """
+from pg_catalog.pg_inherits h join pg_catalog.pg_class part on part.oid = h.inhrelid
+join pg_catalog.pg_class whole on whole.oid = h.inhparent
+where part.relispartition and part.relkind in ('r', 'p', 'f')
+    and part.relnamespace = any(array(select oid from own)) and whole.relnamespace <> all(array(select oid from own))
+"""
+
 # Whether anything depends on the schemas that does not surely lie in them: for most, the whole question.
 _HANGS = f"""
 with recursive {INSIDE}
@@ -50,7 +58,7 @@ select exists (
     select d.classid, d.objid
     from inside i join pg_catalog.pg_depend d on d.refclassid = i.classid and d.refobjid = i.objid
     except select classid, objid from inside
-)
+) or exists (select {_FILLED_FROM_ELSEWHERE})
 """
 
 _FOREIGN = f"""
@@ -60,6 +68,12 @@ from belonging b
 join pg_catalog.pg_namespace n on n.oid = b.via
 {IDENTITY.format("b")}
 where not b.inside
+union
+select n.nspname, 'rows of table ' || identity.identity
+from (select part.relnamespace as via, 'pg_catalog.pg_class'::regclass as classid, whole.oid as objid, 0 as objsubid
+    {_FILLED_FROM_ELSEWHERE}) f
+join pg_catalog.pg_namespace n on n.oid = f.via
+{IDENTITY.format("f")}
 order by 1, 2
 """
 

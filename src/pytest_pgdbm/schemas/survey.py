@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import asyncpg
 
+from pytest_pgdbm.connections.registration import find_processes
 from pytest_pgdbm.ground import locks
 from pytest_pgdbm.ground.names import is_ours, parse_database, parse_schema
 from pytest_pgdbm.schemas.drop import find_hung_on
@@ -78,6 +79,8 @@ async def survey(connection: asyncpg.Connection) -> list[Seen]:
     """All that looks like the plugin's: schemas, then databases, the oldest first."""
     ours = await find(connection)
     held = {row["key"] for row in await connection.fetch(_HELD)}
+    for run, process in await find_processes(connection):
+        held |= {locks.of_run(run), locks.of_process(run, process)}
     states = {(each.kind, each.name): (each.run, _state(each, held)) for each in ours}
     return [_proved(seen, *states.get((seen.kind, seen.name), ("", None))) for seen in await _look(connection, ours)]
 

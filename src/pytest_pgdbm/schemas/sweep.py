@@ -1,8 +1,9 @@
 """Drops what dead runs have left in a database and beside it.
 
-Who lives holds the lock of its run and its own: see `connections.registration`. Whoever sweeps holds the lock of the
-dead run meanwhile, so that no process of that run can come back. No clock is looked at, nobody is ended for it, and any
-number of runs may do this at once. Each schema goes by itself, as a server's lock table is finite.
+Who lives holds the lock of its run and its own, or has a session that did: see `connections.registration`. Whoever
+sweeps holds the lock of the dead run meanwhile, so that no process of that run can come back. No clock is looked at,
+nobody is ended for it, and any number of runs may do this at once. Each schema goes by itself, as a server's lock table
+is finite.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncpg
 
 from pytest_pgdbm.connections import cluster
 from pytest_pgdbm.connections.failing import FAILURES
+from pytest_pgdbm.connections.registration import find_processes
 from pytest_pgdbm.ground import locks
 from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas.drop import Kept, drop, thin_out
@@ -71,10 +73,16 @@ async def _sweep_if_dead(connection: asyncpg.Connection, owner: Owner, swept: Sw
     async with _held(connection, locks.of_process(run, worker) if worker else locks.of_run(run)) as dead:
         # Looked for once more: until now somebody could make more of it, or drop it.
         found = [each for each in await find(connection) if each.run == run and worker in ("", each.worker)]
-        if not dead:
+        if not dead or await _has_session(connection, owner):
             swept.alive |= {each.run for each in found}
         elif found:
             await _sweep(connection, found, swept)
+
+
+async def _has_session(connection: asyncpg.Connection, owner: Owner) -> bool:
+    """Whether one of its processes has lost its locks, but not the session that held them."""
+    run, worker = owner
+    return any(run == each and worker in ("", process) for each, process in await find_processes(connection))
 
 
 @asynccontextmanager

@@ -22,6 +22,10 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 # https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-DYNAMIC-SHARED-MEMORY-TYPE
 _SHARED = re.compile(rb"/dev/shm/PostgreSQL\.\d+$", re.MULTILINE)
 
+# How a segment begins, and its maker's process number next:
+# https://github.com/postgres/postgres/blob/master/src/include/storage/pg_shmem.h
+_SEGMENTS_MAGIC = 679834894
+
 _GENTLE = 3.0
 _BOUND = 8.0
 _PATIENCE = 0.01
@@ -39,9 +43,7 @@ def take_away(at: str) -> None:
     shared = _end(home, KILL, _BOUND - _GENTLE)
     for file in shared:
         file.unlink(missing_ok=True)
-    segment = _segment(home)
-    if segment is not None:
-        _free(segment)
+    _free_segment(home)
     _remove(home)
 
 
@@ -148,18 +150,44 @@ def _shared_memory(pid: int) -> set[Path]:
     return {Path(os.fsdecode(found)) for found in _SHARED.findall(maps)}
 
 
-def _segment(home: Path) -> int | None:
-    """The System V segment that guards the data directory, if it is left of a killed process."""
+def _free_segment(home: Path) -> None:
+    """Frees the System V segment that guards the data directory, if it is left of a killed process.
+
+    The number may be another server's by now, since the machine was started anew: so it must say itself that it is
+    that process's, and that must have ended.
+    """
     lines = pid_file(data_directory(home))
     words = lines[6].split() if len(lines) > 6 else []
-    return int(words[1]) if len(words) == 2 and words[1].isdigit() else None
+    if len(words) != 2 or not words[1].isdigit():
+        return
+    # A server without a main process, as initdb's, writes its number with a minus.
+    maker = lines[0].removeprefix("-")
+    if maker.isdigit() and not _lives(int(maker)):
+        _free(int(words[1]), int(maker))
 
 
-def _free(segment: int) -> None:
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _free(segment: int, maker: int) -> None:
     import ctypes
 
-    remove = 0  # IPC_RMID
-    ctypes.CDLL(None).shmctl(segment, remove, None)
+    system, read_only, remove = ctypes.CDLL(None), 0o10000, 0  # SHM_RDONLY, IPC_RMID
+    system.shmat.restype = ctypes.c_void_p
+    at = system.shmat(segment, None, read_only)
+    if at == ctypes.c_void_p(-1).value:
+        return
+    said = tuple((ctypes.c_int32 * 2).from_address(at))
+    system.shmdt(ctypes.c_void_p(at))
+    if said == (_SEGMENTS_MAGIC, maker):
+        system.shmctl(segment, remove, None)
 
 
 def _remove(home: Path) -> None:

@@ -18,7 +18,7 @@ from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.holders import find_writing
 from pytest_pgdbm.schemas.recycling import function
 from pytest_pgdbm.schemas.recycling.function import CHANGED, EMPTIED, HELD, UNTOUCHED, Found
-from pytest_pgdbm.schemas.recycling.inventory import Relation
+from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
 from pytest_pgdbm.schemas.recycling.pristine import (
     WAITS,
     WAITS_FOR_A_START,
@@ -208,9 +208,18 @@ async def _truncate(connection: asyncpg.Connection, pristine: Pristine, oids: Co
             raise Unrecyclable(f"{table} must be truncated, and a trigger would fire")
     if tables:
         names = ", ".join(f"{'only ' if table.kind == 'r' else ''}{table}" for table in tables)
-        await connection.execute(f"truncate {names}")
+        async with connection.transaction():
+            await connection.execute(f"truncate {names}")
+            await _expect_no_others(connection, pristine.inventory, [each.oid for each in tables if each.kind == "p"])
         await vacuum(connection, [table for table in tables if table.kind == "r"])
     return {table.oid for table in tables}
+
+
+async def _expect_no_others(connection: asyncpg.Connection, inventory: Inventory, wholes: Sequence[int]) -> None:
+    """To be called when they are locked; raises Unrecyclable if somebody has attached a partition since the look."""
+    query = "select from unnest($1::oid[]) o, pg_catalog.pg_partition_tree(o) part where part.relid <> all($2::oid[])"
+    if wholes and await connection.fetch(query, wholes, list(inventory.relations)):
+        raise Unrecyclable("somebody has attached a partition to it meanwhile")
 
 
 async def _restore(connection: asyncpg.Connection, pristine: Pristine, touched: Sequence[Relation]) -> None:

@@ -1,7 +1,8 @@
 """The function in the server that looks at a set and empties it: one round trip, all static, made for this set.
 
 It lives in the session's temporary schema, so nothing of it is ever in the user's database. It returns before it
-touches a row if somebody is still at work in the set, or if its structure is not what it was.
+touches a row if somebody is still at work in the set, or if its structure is not what it was, and undoes what it did
+if that has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ MOST_BYTES_TO_DELETE = 1 << 20
 """A table that has grown larger is truncated: deleting and vacuuming cost more from some thousand rows on."""
 
 _HERE = "l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())"
+
+# Whoever ties something to a table after the structure was looked at has it emptied too, by CASCADE or by a rule.
+_UNDONE = (
+    "raise exception using message = 'somebody has tied something to it meanwhile', errcode = 'serialization_failure'"
+)
 
 HELD, UNTOUCHED, CHANGED, EMPTIED = "held", "untouched", "changed", "emptied"
 
@@ -100,7 +106,8 @@ def _body(
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
-    yield "declare n bigint; k bigint; held bool; writing bool; now pg_snapshot = pg_catalog.pg_current_snapshot();"
+    yield "declare n bigint; k bigint; hooks bigint; held bool; writing bool;"
+    yield "now pg_snapshot = pg_catalog.pg_current_snapshot();"
     yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}'; grown := '{}';"
     yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
     yield "calm := pg_catalog.pg_snapshot_xmin(now) = pg_catalog.pg_snapshot_xmax(now);"
@@ -109,6 +116,7 @@ def _body(
     yield f"if held or writing then state := '{HELD}'; return; end if;"
     yield from _sequences([each for each in inventory.sequences if each.unlogged], values)
     yield _untouched()
+    yield f"hooks := {_hooks(inventory)};"
     yield f"structure := {look};"
     yield f"if structure is distinct from expected then state := '{CHANGED}'; return; end if;"
     if empty:
@@ -123,6 +131,7 @@ def _body(
         yield f"grown := {_with_grown_indexes(filled, indexes)};"
     for group in inventory.groups:
         yield _emptied(group, seeded)
+    yield f"if dirty || touched || gained <> '{{}}' and hooks <> {_hooks(inventory)} then {_UNDONE}; end if;"
     yield from _sequences([each for each in inventory.sequences if not each.unlogged], values)
     yield f"state := '{EMPTIED}'; end"
 
@@ -144,6 +153,15 @@ def _at_work(objects: Collection[int]) -> str:
 
 def _written() -> str:
     return f"exists (select from pg_catalog.pg_stat_activity a where {is_writing('ago')})"
+
+
+def _hooks(inventory: Inventory) -> str:
+    """How many triggers and rules there are on the tables: a foreign key to one of them has some, too."""
+    oids = _oids(table.oid for table in inventory.tables)
+    return (
+        f"(select pg_catalog.count(*) from pg_catalog.pg_trigger where tgrelid = any({oids}))"
+        f" + (select pg_catalog.count(*) from pg_catalog.pg_rewrite where ev_class = any({oids}))"
+    )
 
 
 def _with_pages(relations: Sequence[Relation]) -> str:
