@@ -179,7 +179,7 @@ class Session:
         if not self._leases.unsettled:
             return []
         if self._leases.may_settle_later:
-            self.loop.post(self._leases.settle())
+            self._leases.settle_later()
             return []
         return self.loop.run(self._leases.settle())
 
@@ -274,7 +274,7 @@ class Session:
 
         if not self._get_endpoint().own:
             self.loop.run(self._sweeper.begin())
-        leases = Leases(homes, self._pools)
+        leases = Leases(homes, self._pools, self.loop.post)
         if hasattr(os, "register_at_fork"):
             child = weakref.WeakMethod(self._let_go)
             os.register_at_fork(after_in_child=lambda: (child() or _nothing)())

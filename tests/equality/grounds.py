@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +22,9 @@ from pytest_pgdbm.fixtures import SESSION
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import new_run
 from pytest_pgdbm.ground.records import Run
+from pytest_pgdbm.schemas.home import Recycled
+from pytest_pgdbm.schemas.plan import BuiltSet
+from pytest_pgdbm.schemas.recycling.function import Found
 from pytest_pgdbm.session import Session
 
 T = TypeVar("T")
@@ -37,9 +42,30 @@ SIMPLE = Recipe({"depot": migrations.DEPOT_FILES, "shop": migrations.SHOP_FILES}
 """Those that any role can give back."""
 
 
-def engine_of_home(ground: Ground) -> Engine:
-    """What the plugin itself uses."""
-    return ground.home
+class AsPlugin:
+    """What the plugin itself uses: messages that nobody waits for, and what goes on from where those end.
+
+    Every other time the latter does all of it, `awaited`, as where the former cannot be sent.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self.home = ground.home
+        self.awaited = False
+
+    async def settle_in(self, built: BuiltSet) -> None:
+        await self.home.settle_in(built)
+
+    async def recycle(self, built: BuiltSet) -> Recycled:
+        awaited, self.awaited = self.awaited, not self.awaited
+        if awaited:
+            return await self.home.recycle(built)
+        came: asyncio.Future[tuple[bool, Found | None]] = asyncio.get_running_loop().create_future()
+        assert self.home.begin(built, time.monotonic(), lambda *what: came.set_result(what))
+        while not came.done():
+            self.home.go_on()
+            await asyncio.sleep(0.0005)
+        as_it_was, found = came.result()
+        return Recycled(built) if as_it_was else await self.home.recycle(built, found=found)
 
 
 class Yard:
@@ -61,7 +87,7 @@ def yard_on(
     recipe: Recipe,
     *,
     own: bool,
-    engine: Callable[[Ground], Engine] = engine_of_home,
+    engine: Callable[[Ground], Engine] = AsPlugin,
     other: str | None = None,
 ) -> Iterator[Yard]:
     """A yard, of which nothing is left."""

@@ -259,12 +259,14 @@ def test_a_session_goes_on_where_a_new_one_would(bench: Bench) -> None:
     bench.yard.do(go(bench.yard.ground))
 
 
+@pytest.mark.parametrize("awaited", [False, True], ids=["nobody waits", "awaited"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_it_is_put_back_or_built_anew(bench: Bench, name: str) -> None:
+def test_it_is_put_back_or_built_anew(bench: Bench, name: str, awaited: bool) -> None:
     cost, statements = PROGRAMS[name]
 
     async def go(ground: Ground) -> str:
         await ground.restore(surely=False)
+        ground.engine.awaited = awaited
         others = [other for statement in statements if (other := await run(ground, statement))]
         await execute(ground.connections[0], CLEAN_AT_RELEASE)
         why = await ground.recycle()

@@ -1,7 +1,8 @@
 """The one connection of this process that builds and drops, in the private loop.
 
 It also holds the locks that show others that the process lives. So whatever is done over it is done while they are
-held; once it is lost, what was made before is no longer this process's to touch.
+held; once it is lost, what was made before is no longer this process's to touch. Between two pieces of work it is lent
+as a line to the thread in which the tests run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -18,11 +20,14 @@ import asyncpg
 from pytest_pgdbm.connections import login, whereabouts
 from pytest_pgdbm.connections.contact import Contact
 from pytest_pgdbm.connections.failing import FAILURES
+from pytest_pgdbm.connections.line import Line
 from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 
 SECONDS_TO_CLOSE = 2.0
+
+_POLL = 0.0005
 
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
 _CLEAN = """
@@ -77,18 +82,24 @@ class Admin:
         self._contact = Contact(self._log_in, f"{endpoint.host}:{endpoint.port}", died)
         self._resetting = False
         self._interrupted = False
+        self._line: Line | None = None
+        self._line_turn = threading.Lock()
+        self._line_is_free = False
         self.session = 0
         """Another number once what was temporary in the session is gone."""
         self.losses = 0
         """How often the connection has ended by itself: what was made before that is not to be touched."""
         self.on_loss: list[Callable[[], None]] = []
         """What is called in the private loop when the connection has ended by itself, before there is another."""
+        self.on_taken_back: list[Callable[[], None]] = []
+        """What is called in the private loop when the line was taken back, and all that was asked is answered."""
 
     @asynccontextmanager
     async def resetter(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection as the role that administers, set up to put rows back without anything of the user's firing.
 
-        That needs a superuser; for any other role its triggers and foreign keys work as ever.
+        That needs a superuser; for any other role its triggers and foreign keys work as ever. Set up so, the connection
+        is lent as a line afterwards.
         """
         async with self._at_work():
             connection = await self._opened()
@@ -98,6 +109,22 @@ class Admin:
                 self._resetting = True
             with _closed_if_broken(connection):
                 yield connection
+            self._lend(connection)
+
+    @contextmanager
+    def line(self) -> Iterator[Line | None]:
+        """The session as a line, set up as by `resetter`; None while it is at work. For any thread, briefly.
+
+        After an interruption (Ctrl-C, a time-out that raises) nobody knows whose the next answer is: it is given up.
+        """
+        with self._line_turn:
+            line = self._line if self._line_is_free else None
+            try:
+                yield line
+            except BaseException:
+                if line is not None:
+                    line.broken = True
+                raise
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
@@ -127,10 +154,46 @@ class Admin:
         async with self._turn:
             with self._contact.watching(lambda: self._connection):
                 try:
+                    await self._take_back()
                     yield
                 except BaseException:
                     self._interrupted = True
                     raise
+
+    def _lend(self, connection: asyncpg.Connection) -> None:
+        if not self.is_open or connection.is_in_transaction():
+            return
+        self._line = self._line or Line.of(connection)
+        if self._line is not None:
+            self._line.lend(self._hung_up)
+            self._line_is_free = True
+
+    async def _take_back(self) -> None:
+        """Has the line's session for the work that begins; waits for what was asked over the line."""
+        self._keep_line()
+        line = self._line
+        if line is None or not line.lent:
+            return
+        while (line.is_busy or line.broken) and self.is_open:
+            if line.broken:
+                self._hung_up()
+            else:
+                line.listen()
+                await asyncio.sleep(_POLL if line.is_busy else 0)
+        if self.is_open:
+            line.take_back()
+            for tell in self.on_taken_back:
+                tell()
+
+    def _keep_line(self) -> None:
+        with self._line_turn:
+            self._line_is_free = False
+
+    def _hung_up(self) -> None:
+        """Says that the other end of the line has gone: asyncpg does not read, and would not know."""
+        self._keep_line()
+        if self._connection is not None:
+            self._connection.terminate()
 
     @property
     def is_open(self) -> bool:
@@ -139,7 +202,10 @@ class Admin:
 
     async def close(self) -> None:
         """Closes the connection, in two seconds at most; nothing happens the second time."""
+        with contextlib.suppress(*FAILURES):
+            await asyncio.wait_for(self._take_back(), SECONDS_TO_CLOSE)
         connection, self._connection = self._connection, None
+        self._close_line()
         if connection is not None and not connection.is_closed():
             with contextlib.suppress(*FAILURES):  # a server that hangs does not close it
                 await connection.close(timeout=SECONDS_TO_CLOSE)
@@ -152,6 +218,14 @@ class Admin:
             nowhere, held = os.open(os.devnull, os.O_RDWR), transport.get_extra_info("socket").fileno()  # type: ignore[union-attr]
             os.dup2(nowhere, held, inheritable=False)
             os.close(nowhere)
+        if self._line is not None:
+            self._line.let_go()
+
+    def _close_line(self) -> None:
+        self._keep_line()
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
 
     async def _plain(self) -> asyncpg.Connection:
         connection = await self._opened()
@@ -203,6 +277,7 @@ class Admin:
     def _ended(self, connection: asyncpg.Connection) -> None:
         if connection is self._connection:
             self._connection = None
+            self._close_line()
             self.losses += 1
             for lose in self.on_loss:
                 lose()

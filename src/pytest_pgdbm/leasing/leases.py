@@ -9,8 +9,11 @@ wait for a reset; what a reset finds is told later, and names the test that left
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.pool_set import Pools
@@ -20,14 +23,21 @@ from pytest_pgdbm.leasing.leaks import Leak, describe
 from pytest_pgdbm.leasing.stock import AnyHome, Outcome, Stock
 from pytest_pgdbm.leasing.tenants import Leased, Tenant
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
+from pytest_pgdbm.schemas.recycling.function import Found
 from pytest_pgdbm.settings import Isolation
+
+Post = Callable[[Coroutine[Any, Any, object]], None]
 
 
 class Leases:
-    """The sets of this process: leased, given back and not looked at yet, or kept for the next test."""
+    """The sets of this process: leased, given back and not looked at yet, or kept for the next test.
 
-    def __init__(self, homes: Mapping[Isolation, AnyHome], pools: Pools) -> None:
+    `post` has something done in the private loop, without waiting for it.
+    """
+
+    def __init__(self, homes: Mapping[Isolation, AnyHome], pools: Pools, post: Post) -> None:
         self._homes = homes
+        self._post = post
         self._pools = pools
         self._names: dict[str, str] = {}
         self._leased_now: dict[BuiltSet, Term] = {}
@@ -107,6 +117,14 @@ class Leases:
             return False
         return all(leased.stock is not None for _, leased in self._returned)
 
+    def settle_later(self) -> None:
+        """As `settle`, where it may be later: nobody waits for it or is told now. From any thread."""
+        returned, self._returned = self._returned, []
+        for term, sets in _by_term(returned).items():
+            _Together(sets, partial(self._goes_on, term)).begin(term)
+        for home in self._homes.values():
+            home.go_on()
+
     async def settle(self) -> list[Leak]:
         """Has sets made ready for the next tests, without waiting for it, and drops those that are not leased again.
 
@@ -114,8 +132,8 @@ class Leases:
         """
         returned, self._returned = self._returned, []
         out = await self._pools.take_lost(_terms(returned), self._own_pools(returned))
-        for term in dict.fromkeys(term for term, _ in returned):
-            self._give_back(term, [each for whose, each in returned if whose is term])
+        for term, sets in _by_term(returned).items():
+            self._give_back(term, [Left(stock, built) for stock, built in sets])
         tests = sorted({term.test for term, _ in returned})
         found = describe(tests, out, (), ())
         for isolation, home in self._homes.items():
@@ -130,6 +148,8 @@ class Leases:
     async def clear(self) -> list[Leak]:
         """As `settle`, and drops all that is not leased; returns what was found wrong."""
         found = await self.settle()
+        for stock in self._stocks.values():
+            await stock.finish()
         while self._returning:
             await asyncio.wait(self._returning)
         found += self._late
@@ -140,8 +160,14 @@ class Leases:
         await self._drop_stuck()
         return found
 
-    def _give_back(self, term: Term, sets: Sequence[Leased]) -> None:
-        coming = [each.stock.give_back(each.built, term.over) for each in sets if each.stock is not None]
+    def _goes_on(self, term: Term, left: Sequence[Left]) -> None:
+        async def go_on() -> None:
+            self._give_back(term, left)
+
+        self._post(go_on())
+
+    def _give_back(self, term: Term, left: Sequence[Left]) -> None:
+        coming = [each.stock.give_back(each.built, term.over, each.found) for each in left]
         if coming:
             task = asyncio.ensure_future(self._tell(term, coming))
             self._returning.add(task)
@@ -201,6 +227,47 @@ class Leases:
         """The pools that have been these sets' alone."""
         pools = (self._homes[each.built.plan.isolation].own_pool(each.built) for _, each in returned)
         return {pool for pool in pools if pool is not None}
+
+
+class Left(NamedTuple):
+    """A set that is to be given back, or to go on with that: with what was found in it."""
+
+    stock: Stock
+    built: BuiltSet
+    found: Found | None = None
+
+
+class _Together:
+    """The sets of one test. Those that do not come back by themselves `go_on` together: the test may have tied them."""
+
+    def __init__(self, sets: Sequence[tuple[Stock, BuiltSet]], go_on: Callable[[Sequence[Left]], None]) -> None:
+        self._sets = sets
+        self._go_on = go_on
+        self._coming = len(sets)
+        self._left: list[Left] = []
+
+    def begin(self, term: Term) -> None:
+        """Has all come back that can."""
+        over = time.monotonic() if term.over is None else term.over
+        for stock, built in self._sets:
+            if not stock.begin(built, over, partial(self._came, stock, built)):
+                self._came(stock, built, False, None)
+
+    def _came(self, stock: Stock, built: BuiltSet, as_it_was: bool, found: Found | None) -> None:
+        self._coming -= 1
+        if not as_it_was:
+            self._left.append(Left(stock, built, found))
+        if self._left and not self._coming:
+            self._go_on(self._left)
+
+
+def _by_term(returned: Sequence[tuple[Term, Leased]]) -> dict[Term, list[tuple[Stock, BuiltSet]]]:
+    """What is to be leased again, by whose it was."""
+    found: dict[Term, list[tuple[Stock, BuiltSet]]] = {}
+    for term, leased in returned:
+        if leased.stock is not None:
+            found.setdefault(term, []).append((leased.stock, leased.built))
+    return found
 
 
 def _terms(returned: Sequence[tuple[Term, Leased]]) -> set[Term]:

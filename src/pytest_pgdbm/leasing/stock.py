@@ -20,6 +20,8 @@ from pytest_pgdbm.schemas.drop import Kept
 from pytest_pgdbm.schemas.holders import Holder
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
+from pytest_pgdbm.schemas.recycling.function import Found
+from pytest_pgdbm.schemas.recycling.overlapped import Done
 from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
 
 AnyHome: TypeAlias = "Home | DatabaseHome"
@@ -51,6 +53,7 @@ class Stock:
         self._ready: deque[BuiltSet] = deque()
         self._sets: set[BuiltSet] = set()
         self._coming: set[asyncio.Task[Any]] = set()
+        self._begun: set[BuiltSet] = set()
         self._leases = 0
         self._unready: dict[BuiltSet, str] = {}
 
@@ -60,6 +63,9 @@ class Stock:
             built = self.take_now()
             if built is not None:
                 return built
+            if self._begun:
+                await self.finish()
+                continue
             if not self._coming or (self._wants_more and self._seeds_run_code):
                 break
             await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
@@ -68,6 +74,8 @@ class Stock:
 
     def take_now(self) -> BuiltSet | None:
         """A set that nobody else has, if one is ready; from any thread."""
+        if not self._ready and self._begun:
+            self.home.go_on()
         try:
             built = self._ready.popleft()
         except IndexError:
@@ -75,20 +83,45 @@ class Stock:
         self._leases += 1
         return built
 
-    def give_back(self, built: BuiltSet, over: float | None = None) -> asyncio.Task[Outcome]:
+    def begin(self, built: BuiltSet, over: float, came: Done) -> bool:
+        """As `give_back`, by messages that nobody waits for; False if it cannot be done so now. From any thread.
+
+        `came` is called with whether it is ready; if not, it is to be given back with what was found.
+        """
+        if self._wants_more or self._coming or built not in self._sets:
+            return False
+
+        def done(as_it_was: bool, found: Found | None) -> None:
+            if as_it_was:
+                self._ready.append(built)
+                self._begun.discard(built)
+            came(as_it_was, found)
+
+        self._begun.add(built)
+        if self.home.begin(built, over, done):
+            return True
+        self._begun.discard(built)
+        return False
+
+    def give_back(
+        self, built: BuiltSet, over: float | None = None, found: Found | None = None
+    ) -> asyncio.Task[Outcome]:
         """Begins to make a set ready for the next test, or to drop it; the task returns what came of it.
 
-        `over` is when its test ended, by `time.monotonic()`; now, unless it is said.
+        `over` is when its test ended, by `time.monotonic()`; now, unless it is said. `found` is what `begin` found.
         """
-        coming = asyncio.ensure_future(self._back(built, over))
+        coming = asyncio.ensure_future(self._back(built, over, found))
         self._comes(coming)
+        self._begun.discard(built)
         return coming
 
     async def clear(self) -> tuple[list[Kept], list[Holder]]:
         """Gives up the sets that are not leased, once those that are on their way have come."""
         self._leases = 0  # nothing is built ahead any more
-        while self._coming:
-            await asyncio.wait(self._coming)
+        while self._begun or self._coming:
+            await self.finish()
+            if self._coming:
+                await asyncio.wait(self._coming)
         ready = list(self._ready)
         self._ready.clear()
         self._sets.difference_update(ready)
@@ -98,11 +131,12 @@ class Stock:
         """Gives up all sets: they are not this process's any more."""
         self._ready.clear()
         self._sets.clear()
+        self._begun.clear()
 
     @property
     def must_build(self) -> bool:
         """Whether there is no set to be had but a new one."""
-        return not self._ready and not self._coming
+        return not self._ready and not self._coming and not self._begun
 
     async def drop_one(self) -> tuple[list[Kept], list[Holder]]:
         """Drops a set that nobody has, if one is ready."""
@@ -111,6 +145,12 @@ class Stock:
         built = self._ready.popleft()
         self._sets.discard(built)
         return await self.home.drop([built])
+
+    async def finish(self) -> None:
+        """Has what was begun come back, or be on its way as what was not."""
+        if self._begun:
+            await self.home.finish()
+            await asyncio.sleep(0)  # what could not be ended so is given back in the next turn of the loop
 
     @property
     def _wants_more(self) -> bool:
@@ -135,12 +175,12 @@ class Stock:
         self._coming.discard(task)
         self._grow()
 
-    async def _back(self, built: BuiltSet, over: float | None) -> Outcome:
+    async def _back(self, built: BuiltSet, over: float | None, found: Found | None) -> Outcome:
         with quietly():
             if built not in self._sets:
                 why = f"it could not be made ready to be used again: {self._unready.pop(built, LOSS)}"
                 return Outcome(why, *await self.home.drop([built]))
-            recycled = await self.home.recycle(built, over)
+            recycled = await self.home.recycle(built, over, found)
             if not recycled.why:
                 self._ready.append(built)
                 return Outcome(holders=recycled.holders)

@@ -23,6 +23,8 @@ from pytest_pgdbm.schemas.holders import Holder
 from pytest_pgdbm.schemas.home import Recycled, tell_what_stays
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.recycling.function import Found
+from pytest_pgdbm.schemas.recycling.overlapped import Done
 from pytest_pgdbm.schemas.site import Common, Site
 from pytest_pgdbm.schemas.undoing import Undoing
 
@@ -83,14 +85,24 @@ class DatabaseHome:
         """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
         await self._sites[built].settle_in(built)
 
-    async def recycle(self, built: BuiltSet, over: float | None = None) -> Recycled:
+    def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
+        """As `Home.begin`; never, since connections to the database have to end first, which is waited for."""
+        return False
+
+    def go_on(self) -> None:
+        """As `Home.go_on`; nothing was begun."""
+
+    async def finish(self) -> None:
+        """As `Home.finish`; nothing was begun."""
+
+    async def recycle(self, built: BuiltSet, over: float | None = None, found: Found | None = None) -> Recycled:
         """Makes a database that was leased as it was before, once all connections to it have ended."""
         site = self._sites[built]
         try:
             holders = await self._empty(site)
         except FAILURES as error:
             return Recycled(built, f"the server said: {masked(str(error))}")
-        return Recycled.of(built, await site.recycle(built, over), holders)
+        return Recycled.of(built, await site.recycle(built, over, found), holders)
 
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Drops sets with their databases; returns what had to stay, and who had to be cut off for it."""

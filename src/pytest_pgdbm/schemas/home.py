@@ -7,11 +7,13 @@ loop. Under isolation `schema` sets live here, beside each other in one database
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.connections.pools import SharedPool
@@ -25,6 +27,8 @@ from pytest_pgdbm.schemas.kept.keeping import Keeping
 from pytest_pgdbm.schemas.kept.record import Entry, Unreadable
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.proof import Proof
+from pytest_pgdbm.schemas.recycling.function import Found
+from pytest_pgdbm.schemas.recycling.overlapped import Done
 from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
 from pytest_pgdbm.schemas.removal import Removal
 from pytest_pgdbm.schemas.site import Common, Site
@@ -119,12 +123,28 @@ class Home:
         """Makes a set ready to be leased again and again; before it is leased first. Raises Unrecyclable."""
         await self._site.settle_in(built)
 
-    async def recycle(self, built: BuiltSet, over: float | None = None) -> Recycled:
+    async def recycle(self, built: BuiltSet, over: float | None = None, found: Found | None = None) -> Recycled:
         """Makes a set that was leased as it was before; to be called when nobody uses it any more.
 
-        `over` is when its test ended, by `time.monotonic()`; now, unless it is said.
+        `over` is when its test ended, by `time.monotonic()`; now, unless it is said. `found` is what `begin` found.
         """
-        return Recycled.of(built, await self._site.recycle(built, over))
+        return Recycled.of(built, await self._site.recycle(built, over, found))
+
+    def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
+        """Begins to do the same by messages that nobody waits for; False if that cannot be now. From any thread.
+
+        `done` is called, after some calls of `go_on`, with whether the set is as it was; if not, with what was found.
+        """
+        return self._site.begin(built, over, done)
+
+    def go_on(self) -> None:
+        """Hears what came of the messages, and sends what follows; from any thread, without waiting."""
+        self._site.go_on()
+
+    async def finish(self) -> None:
+        """Has all come back that was begun, or be told that it has not."""
+        with contextlib.suppress(*FAILURES):  # a connection that is lost has nothing to come back
+            await self._site.finish()
 
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
         """Drops sets, all together; returns what had to stay, and who had to be cut off for it.

@@ -29,8 +29,11 @@ from pytest_pgdbm.schemas.contents import Contents
 from pytest_pgdbm.schemas.kept.keeping import Keeping
 from pytest_pgdbm.schemas.plan import BuiltSet, Manner, Plan, warn_of_order
 from pytest_pgdbm.schemas.proof import Proof
-from pytest_pgdbm.schemas.recycling.engine import Recyclable, Recycler
+from pytest_pgdbm.schemas.recycling.engine import Recycler
+from pytest_pgdbm.schemas.recycling.function import Found
+from pytest_pgdbm.schemas.recycling.overlapped import Done
 from pytest_pgdbm.schemas.recycling.pristine import Pristine, Unrecyclable
+from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
 
 
 @dataclass(frozen=True)
@@ -157,12 +160,31 @@ class Site:
         """What a set was like that was made ready to be leased."""
         return self._recyclable[built].pristine
 
-    async def recycle(self, built: BuiltSet, over: float | None = None) -> Unrecyclable | None:
+    async def recycle(
+        self, built: BuiltSet, over: float | None = None, found: Found | None = None
+    ) -> Unrecyclable | None:
         """Makes a set as it was before; returns why that cannot be, or None.
 
-        `over` is when its test ended, by `time.monotonic()`; now, unless it is said.
+        `over` is when its test ended, by `time.monotonic()`; now, unless it is said. `found` is what `begin` found.
         """
-        return await self._recycler.recycle(self._recyclable[built], time.monotonic() if over is None else over)
+        over = time.monotonic() if over is None else over
+        return await self._recycler.recycle(self._recyclable[built], over, found)
+
+    def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
+        """Has a set made as it was before by messages that nobody waits for, if that is possible now; from any thread.
+
+        `done` is told what came of it, after some calls of `go_on`.
+        """
+        return built in self._recyclable and self._recycler.overlapped.begin(self._recyclable[built], over, done)
+
+    def go_on(self) -> None:
+        """Hears what came of the messages, and sends what follows; from any thread, without waiting."""
+        self._recycler.overlapped.go_on()
+
+    async def finish(self) -> None:
+        """Has all come back that was begun, or handed over to `recycle`."""
+        async with self.admin.resetter():
+            pass
 
     def forget(self, sets: Sequence[BuiltSet]) -> None:
         """Says that these sets are given up."""

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import asyncpg
 
@@ -19,42 +18,23 @@ from pytest_pgdbm.schemas.holders import find_writing
 from pytest_pgdbm.schemas.recycling import function
 from pytest_pgdbm.schemas.recycling.function import CHANGED, EMPTIED, HELD, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
+from pytest_pgdbm.schemas.recycling.overlapped import Overlapped
 from pytest_pgdbm.schemas.recycling.pristine import (
-    WAITS,
-    WAITS_FOR_A_START,
     Pristine,
     Unrecyclable,
-    flush,
     note,
     read_files,
     read_rows,
     reshape,
     shrink_indexes,
-    vacuum,
 )
+from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
+from pytest_pgdbm.schemas.recycling.vacuuming import WAITS, WAITS_FOR_A_START, Vacuuming, flush, vacuum
 
 HOLDERS_WAIT = 0.2
 """Seconds that the locks of a test that has ended may last: its connections' server processes are ending."""
 
-_NEVER = -1
-"""No number of a transaction."""
-
 _LONG_AGO = 1e9
-
-
-@dataclass
-class Recyclable:
-    """A set that can be given back: what it was like, and the function in the session that looks after it.
-
-    `losses` is how often the connection for administration had been lost by then. `since` is the number of the next
-    transaction when it was looked at last, if none was in progress then: what has a lower one is known.
-    """
-
-    name: str
-    pristine: Pristine
-    losses: int
-    session: int = -1
-    since: int = _NEVER
 
 
 class Recycler:
@@ -62,6 +42,8 @@ class Recycler:
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
+        self.overlapped = Overlapped(admin)
+        """How the most of them come back, without anybody waiting."""
         self._numbers = itertools.count(1)
         self._hopeful = True
 
@@ -92,16 +74,18 @@ class Recycler:
             raise
         return recyclable
 
-    async def recycle(self, recyclable: Recyclable, over: float) -> Unrecyclable | None:
+    async def recycle(self, recyclable: Recyclable, over: float, found: Found | None = None) -> Unrecyclable | None:
         """Makes a set as it was when it was noted. `over` is when its test had ended, by `time.monotonic()`.
 
-        Returns None, or why it could not be shown to be the same: then it must be dropped.
+        `found` is what its function has found, if that has emptied it already. Returns None, or why it could not be
+        shown to be the same: then it must be dropped.
         """
         try:
             async with self._admin.resetter() as connection:
                 if recyclable.losses != self._admin.losses:
                     raise Unrecyclable("the connection that shows others that it is in use was lost")
-                await self._recycle(connection, recyclable, over)
+                await self._recycle(connection, recyclable, over, found)
+                await self._define(connection, recyclable)  # so that it can come back without being awaited
         except Unrecyclable as reason:
             return reason
         except FAILURES as error:
@@ -111,9 +95,13 @@ class Recycler:
     def _new_name(self) -> str:
         return f"pgdbm_reset_{next(self._numbers)}"
 
-    async def _recycle(self, connection: asyncpg.Connection, recyclable: Recyclable, over: float) -> None:
+    async def _recycle(
+        self, connection: asyncpg.Connection, recyclable: Recyclable, over: float, found: Found | None
+    ) -> None:
         pristine = recyclable.pristine
-        found, moved = await self._looked_at(connection, recyclable, over)
+        moved: Collection[int] = ()
+        if found is None:
+            found, moved = await self._looked_at(connection, recyclable, over)
         if found.state == UNTOUCHED:
             return
         left = await _vacuumed(connection, pristine, found, moved)
@@ -161,15 +149,17 @@ class Recycler:
 
     async def _empty(self, connection: asyncpg.Connection, recyclable: Recyclable, over: float) -> Found:
         """Looks at the set and empties it; its test ended `over` seconds ago."""
-        if recyclable.session != self._admin.session:
-            await connection.execute(recyclable.pristine.definition(recyclable.name))
-            recyclable.session = self._admin.session
+        await self._define(connection, recyclable)
         expected = recyclable.pristine.fingerprint.quick_value
         row = await connection.fetchrow(function.call(recyclable.name), expected, recyclable.since, over)
         found = Found(**row)
-        # Not what others had reached: between two looks at this set nothing may have been written.
-        recyclable.since = found.reached if found.calm and found.state in (UNTOUCHED, EMPTIED) else _NEVER
+        recyclable.looked_at(found)
         return found
+
+    async def _define(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
+        if recyclable.session != self._admin.session:
+            await connection.execute(recyclable.pristine.definition(recyclable.name))
+            recyclable.session = self._admin.session
 
 
 async def _held(connection: asyncpg.Connection, over: float) -> Unrecyclable:
@@ -190,13 +180,7 @@ async def _vacuumed(
 
     Returns the tables where that was not possible, which have to be truncated, as the large ones have to be.
     """
-    sizes = {oid: rows.size for oid, rows in pristine.seeded.items()}
-    sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
-    # In a new file the planner takes an empty table for one that it knows nothing of.
-    written = {*found.dirty, *found.touched, *pristine.seeded, *moved} - set(found.large)
-    tables = [table for table in pristine.inventory.tables if table.oid in written]
-    # What was rolled back leaves no trace but that a session goes on at the page where it was.
-    freeze = any(rows.spread for rows in pristine.seeded.values())
+    tables, sizes, freeze = Vacuuming.after(found, pristine, moved)
     return {*found.large, *(table.oid for table in await vacuum(connection, tables, sizes, freeze=freeze))}
 
 

@@ -63,6 +63,12 @@ class Found:
     gained: Sequence[int]
     grown: Sequence[int]
 
+    @classmethod
+    def told(cls, row: Sequence[str | None]) -> Found:
+        """From the function's result as text."""
+        state, reached, calm, structure, *oids = (value or "" for value in row)
+        return cls(state, int(reached), calm == "t", structure, *map(_read_oids, oids))
+
 
 def call(name: str) -> str:
     """The statement that calls the function.
@@ -71,6 +77,11 @@ def call(name: str) -> str:
     with nothing in progress, and how many seconds ago its test was over.
     """
     return f"select * from pg_temp.{name}($1, $2, $3)"
+
+
+def call_with(name: str, expected: str, since: int, over: float) -> str:
+    """The same with these values."""
+    return f"select * from pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
 
 
 def definition(
@@ -241,6 +252,10 @@ def _sequences(sequences: Sequence[Relation], values: Mapping[int, tuple[int, bo
 
 def _writers(rows: SeededRows) -> str:
     return f"'{{{','.join(map(str, rows.writers))}}}'::xid[]"
+
+
+def _read_oids(text: str) -> Sequence[int]:
+    return [int(oid) for oid in text.strip("{}").split(",") if oid]
 
 
 def _oids(oids: Collection[int] | Iterator[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,29 +14,10 @@ from pytest_pgdbm.schemas.recycling import function
 from pytest_pgdbm.schemas.recycling.function import SeededRows
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_inventory
 from pytest_pgdbm.schemas.recycling.rows import Copy, copy
-
-WAITS = (0.001, 0.002, 0.004)
-"""Seconds between tries while a statement of somebody else's runs that still sees deleted rows."""
-
-WAITS_FOR_A_START = (*WAITS, *[0.01] * 50)
-
-# VACUUM takes no page for seen by all while a commit that wrote it is not on disk. A commit that waits for the disk has
-# all earlier ones written: https://www.postgresql.org/docs/current/wal-async-commit.html
-_FLUSH = (
-    "begin; set local synchronous_commit = on;"
-    " select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', ''); commit"
-)
+from pytest_pgdbm.schemas.recycling.vacuuming import PAGES, WAITS_FOR_A_START, flush, vacuum
 
 _SCHEMAS = """
 select nspname from pg_catalog.pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' order by oid
-"""
-
-_PAGES = """
-select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
-    pg_catalog.pg_relation_size(c.oid) > pg_catalog.current_setting('block_size')::int as spread,
-    c.relallvisible = c.relpages
-        and c.relpages = pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int as visible
-from pg_catalog.pg_class c where c.oid = any($1::oid[])
 """
 
 # A line pointer that is free, or was, tells a table whose rows were changed or deleted while it was built.
@@ -133,54 +113,12 @@ async def read_rows(connection: asyncpg.Connection, relations: Sequence[Relation
     """What to know these relations' rows by."""
     if not relations:
         return {}
-    pages = {row["oid"]: row for row in await connection.fetch(_PAGES, [each.oid for each in relations])}
+    pages = {row["oid"]: row for row in await connection.fetch(PAGES, [each.oid for each in relations])}
     return {
         oid: SeededRows(row["count"], sorted(map(int, row["writers"])), pages[oid]["size"], pages[oid]["spread"])
         for row in await _look_at_rows(connection, relations)
         for oid in [row["oid"]]
     }
-
-
-async def flush(connection: asyncpg.Connection) -> None:
-    """Has all that was committed written to disk, so that VACUUM can say of its pages that all see them."""
-    await connection.execute(_FLUSH)
-
-
-async def vacuum(
-    connection: asyncpg.Connection,
-    relations: Sequence[Relation],
-    sizes: Mapping[int, int] | None = None,
-    *,
-    waits: Sequence[float] = WAITS,
-    freeze: bool = False,
-) -> list[Relation]:
-    """Takes away what deleted rows have left; returns the tables where that was not possible yet.
-
-    Any statement that runs in the database meanwhile may still see those rows, so that they stay until it has ended.
-    `sizes` are the bytes that the tables have to shrink to, by OID; none unless it is said. With `freeze` each session
-    forgets where in these tables it put a row last; it would have the next row there, too, if that fits.
-    """
-    left = list(relations)
-    for wait in (0.0, *waits):
-        if not left:
-            break
-        await asyncio.sleep(wait)
-        await connection.execute(_vacuum(connection, left, freeze=freeze))
-        pages = await connection.fetch(_PAGES, [each.oid for each in left])
-        done = {
-            row["oid"] for row in pages if row["visible"] and (sizes is None or row["size"] == sizes.get(row["oid"], 0))
-        }
-        left = [each for each in left if each.oid not in done]
-    return left
-
-
-def _vacuum(connection: asyncpg.Connection, relations: Iterable[Relation], *, freeze: bool) -> str:
-    names = ", ".join(map(str, relations))
-    # https://www.postgresql.org/docs/current/sql-vacuum.html
-    more = ", skip_database_stats" if connection.get_server_version().major >= 16 else ""
-    # Where all rows are frozen, relfrozenxid moves on each time, of which all sessions are told.
-    more += ", freeze" if freeze else ""
-    return f"vacuum (index_cleanup on, truncate on, parallel 0{more}) {names}"
 
 
 async def _filled(connection: asyncpg.Connection, inventory: Inventory, waits: Sequence[float]) -> list[Relation]:
@@ -192,7 +130,7 @@ async def _filled(connection: asyncpg.Connection, inventory: Inventory, waits: S
     if unfinished:
         reader = await find_oldest_reader(connection) or "another connection"
         raise Unrecyclable(f"rows that were deleted from {unfinished[0]} are still seen by {reader}")
-    pages = await connection.fetch(_PAGES, [each.oid for each in stored])
+    pages = await connection.fetch(PAGES, [each.oid for each in stored])
     filled = [inventory.relations[row["oid"]] for row in pages if row["size"]]
     _check(filled)
     tables = [each for each in filled if each.kind == "r"]

@@ -1,0 +1,31 @@
+"""A set that can be given back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found
+from pytest_pgdbm.schemas.recycling.pristine import Pristine
+
+_NEVER = -1
+"""No number of a transaction."""
+
+
+@dataclass
+class Recyclable:
+    """A set that can be given back: what it was like, and the function in the session that looks after it.
+
+    `losses` is how often the connection for administration had been lost by then. `since` is the number of the next
+    transaction when it was looked at last, if none was in progress then: what has a lower one is known.
+    """
+
+    name: str
+    pristine: Pristine
+    losses: int
+    session: int = -1
+    since: int = _NEVER
+
+    def looked_at(self, found: Found) -> None:
+        """Says what its function has found just now."""
+        # Not what others had reached: between two looks at this set nothing may have been written.
+        self.since = found.reached if found.calm and found.state in (UNTOUCHED, EMPTIED) else _NEVER

@@ -1,0 +1,103 @@
+"""Takes tables back to the pages that they had, by VACUUM: later rows then lie where they would in a new table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import asyncpg
+
+from pytest_pgdbm.schemas.recycling.function import Found
+from pytest_pgdbm.schemas.recycling.inventory import Relation
+
+if TYPE_CHECKING:
+    from pytest_pgdbm.schemas.recycling.pristine import Pristine
+
+WAITS = (0.001, 0.002, 0.004)
+"""Seconds between tries while a statement of somebody else's runs that still sees deleted rows."""
+
+WAITS_FOR_A_START = (*WAITS, *[0.01] * 50)
+
+# VACUUM takes no page for seen by all while a commit that wrote it is not on disk. A commit that waits for the disk has
+# all earlier ones written: https://www.postgresql.org/docs/current/wal-async-commit.html
+_FLUSH = (
+    "begin; set local synchronous_commit = on;"
+    " select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', ''); commit"
+)
+
+PAGES = """
+select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
+    pg_catalog.pg_relation_size(c.oid) > pg_catalog.current_setting('block_size')::int as spread,
+    c.relallvisible = c.relpages
+        and c.relpages = pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int as visible
+from pg_catalog.pg_class c where c.oid = any($1::oid[])
+"""
+
+
+class Vacuuming(NamedTuple):
+    """What is to be vacuumed after a test: tables, the bytes that each is to have then (0 unless said), and how."""
+
+    tables: Sequence[Relation]
+    sizes: Mapping[int, int]
+    freeze: bool
+
+    @classmethod
+    def after(cls, found: Found, pristine: Pristine, moved: Collection[int] = ()) -> Vacuuming:
+        """After what was found; `moved` are relations with new files. Those to be filled again are to have no pages."""
+        sizes = {oid: rows.size for oid, rows in pristine.seeded.items()}
+        sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
+        # In a new file the planner takes an empty table for one that it knows nothing of.
+        written = {*found.dirty, *found.touched, *pristine.seeded, *moved} - set(found.large)
+        # What was rolled back leaves no trace but that a session goes on at the page where it was.
+        freeze = any(rows.spread for rows in pristine.seeded.values())
+        return cls([table for table in pristine.inventory.tables if table.oid in written], sizes, freeze)
+
+
+async def flush(connection: asyncpg.Connection) -> None:
+    """Has all that was committed written to disk, so that VACUUM can say of its pages that all see them."""
+    await connection.execute(_FLUSH)
+
+
+async def vacuum(
+    connection: asyncpg.Connection,
+    relations: Sequence[Relation],
+    sizes: Mapping[int, int] | None = None,
+    *,
+    waits: Sequence[float] = WAITS,
+    freeze: bool = False,
+) -> list[Relation]:
+    """Takes away what deleted rows have left; returns the tables where that was not possible yet.
+
+    Any statement that runs in the database meanwhile may still see those rows, so that they stay until it has ended.
+    `sizes` are the bytes that the tables have to shrink to, by OID; none unless it is said. With `freeze` each session
+    forgets where in these tables it put a row last; it would have the next row there, too, if that fits.
+    """
+    left = list(relations)
+    for wait in (0.0, *waits):
+        if not left:
+            break
+        await asyncio.sleep(wait)
+        await connection.execute(vacuum_statement(left, connection.get_server_version().major, freeze=freeze))
+        pages = await connection.fetch(PAGES, [each.oid for each in left])
+        done = {
+            row["oid"] for row in pages if row["visible"] and (sizes is None or row["size"] == sizes.get(row["oid"], 0))
+        }
+        left = [each for each in left if each.oid not in done]
+    return left
+
+
+def vacuum_statement(relations: Iterable[Relation], major: int, *, freeze: bool) -> str:
+    """The statement by which a server of this major version vacuums these relations."""
+    names = ", ".join(map(str, relations))
+    # https://www.postgresql.org/docs/current/sql-vacuum.html
+    more = ", skip_database_stats" if major >= 16 else ""
+    # Where all rows are frozen, relfrozenxid moves on each time, of which all sessions are told.
+    more += ", freeze" if freeze else ""
+    return f"vacuum (index_cleanup on, truncate on, parallel 0{more}) {names}"
+
+
+def pages_statement(oids: Iterable[int]) -> str:
+    """The statement that tells of each relation its OID, its size, and whether VACUUM has finished with it."""
+    ours = f"'{{{','.join(map(str, oids))}}}'::oid[]"
+    return f"select oid, size, visible from ({PAGES.replace('$1::oid[]', ours)}) p"
