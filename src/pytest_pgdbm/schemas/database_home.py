@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -62,6 +63,10 @@ class DatabaseHome:
         """Whether another database is one too many."""
         return len(self._open) >= self._budget.databases
 
+    @property
+    def _pooled(self) -> bool:
+        return self._common.endpoint.pooling != "none"
+
     async def build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:
         """A new set in a database of its own. Raises BuildError, NoConnection, or whatever interrupts it.
 
@@ -86,14 +91,23 @@ class DatabaseHome:
         await self._sites[built].settle_in(built)
 
     def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
-        """As `Home.begin`; never, since connections to the database have to end first, which is waited for."""
-        return False
+        """As `Home.begin`; not while any connection of its test's is left, whose end is waited for."""
+        if self._pooled:
+            return False
+        site = self._sites[built]
+        pool, run = site.pool.application_name, self._common.run.id
+        return site.begin(built, over, done, unless=visitors.anybody(run, pool, idle=self._budget.idle))
 
     def go_on(self) -> None:
-        """As `Home.go_on`; nothing was begun."""
+        """As `Home.go_on`."""
+        for site in tuple(self._open):
+            site.go_on()
 
     async def finish(self) -> None:
-        """As `Home.finish`; nothing was begun."""
+        """As `Home.finish`."""
+        for site in tuple(self._open):
+            with contextlib.suppress(*FAILURES):
+                await site.finish()
 
     async def recycle(self, built: BuiltSet, over: float | None = None, found: Found | None = None) -> Recycled:
         """Makes a database that was leased as it was before, once all connections to it have ended."""
@@ -170,8 +184,8 @@ class DatabaseHome:
 
     async def _empty(self, site: Site) -> list[Holder]:
         async with site.admin.resetter() as connection:
-            pool, pooled = site.pool.application_name, self._common.endpoint.pooling != "none"
-            return await visitors.end(connection, self._common.run.id, pool, idle=self._budget.idle, pooled=pooled)
+            pool, idle = site.pool.application_name, self._budget.idle
+            return await visitors.end(connection, self._common.run.id, pool, idle=idle, pooled=self._pooled)
 
     async def _empty_if_possible(self, site: Site) -> list[Holder]:
         try:

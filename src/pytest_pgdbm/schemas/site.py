@@ -170,12 +170,13 @@ class Site:
         over = time.monotonic() if over is None else over
         return await self._recycler.recycle(self._recyclable[built], over, found)
 
-    def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
+    def begin(self, built: BuiltSet, over: float, done: Done, unless: str | None = None) -> bool:
         """Has a set made as it was before by messages that nobody waits for, if that is possible now; from any thread.
 
-        `done` is told what came of it, after some calls of `go_on`.
+        `done` is told what came of it, after some calls of `go_on`; nothing, if the SQL condition `unless` is true.
         """
-        return built in self._recyclable and self._recycler.overlapped.begin(self._recyclable[built], over, done)
+        noted = self._recyclable.get(built)
+        return noted is not None and self._recycler.overlapped.begin(noted, over, done, unless)
 
     def go_on(self) -> None:
         """Hears what came of the messages, and sends what follows; from any thread, without waiting."""
@@ -183,8 +184,7 @@ class Site:
 
     async def finish(self) -> None:
         """Has all come back that was begun, or handed over to `recycle`."""
-        async with self.admin.resetter():
-            pass
+        await self._recycler.overlapped.finish()
 
     def forget(self, sets: Sequence[BuiltSet]) -> None:
         """Says that these sets are given up."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from pytest_pgdbm.ground.names import PREFIX
+from pytest_pgdbm.ground.names import PREFIX, quote_literal
 from pytest_pgdbm.schemas.holders import Holder
 
 SECONDS_TO_LEAVE = 0.2
@@ -25,8 +25,22 @@ where a.datname = pg_catalog.current_database() and a.pid <> pg_catalog.pg_backe
 order by a.state_change desc
 """
 
+_ANYBODY = """
+(
+    select pg_catalog.count(*) filter (where v.application = {pool}) > {idle}
+        or pg_catalog.bool_or(v.application <> {pool} and not pg_catalog.starts_with(v.application, {ours})) is true
+    from ({there}) v
+)
+"""
+
 # Waits, bounded, until each is gone: https://www.postgresql.org/docs/current/functions-admin.html (PostgreSQL 14).
 _END = "select pg_catalog.pg_terminate_backend(pid, 5000) from pg_catalog.unnest($1::int[]) pid"
+
+
+def anybody(run: str, pool: str, *, idle: int) -> str:
+    """The SQL condition that `end` would have something to do in this database."""
+    ours = quote_literal(_prefix(run))
+    return _ANYBODY.format(pool=quote_literal(pool), ours=ours, idle=idle, there=_THERE)
 
 
 async def end(connection: asyncpg.Connection, run: str, pool: str, *, idle: int, pooled: bool = False) -> list[Holder]:
@@ -37,7 +51,7 @@ async def end(connection: asyncpg.Connection, run: str, pool: str, *, idle: int,
     lost, and sessions that do nothing are the pooler's to keep: they end too, since who knows what they remember, but
     are nobody's leak.
     """
-    ours = (f"{PREFIX} {run} ", pool)
+    ours = (_prefix(run), pool)
     foreign, own = await _look(connection, ours)
     deadline = asyncio.get_running_loop().time() + SECONDS_TO_LEAVE
     while foreign and not pooled and all(each.state == "idle" for each in foreign):
@@ -57,6 +71,10 @@ async def _look(connection: asyncpg.Connection, ours: tuple[str, str]) -> tuple[
     every = [Holder(**row, left_behind=True, locks=False) for row in rows]
     own = [each for each in every if _is_own(each, ours)]
     return [each for each in every if each not in own], own
+
+
+def _prefix(run: str) -> str:
+    return f"{PREFIX} {run} "
 
 
 def _is_own(each: Holder, ours: tuple[str, str]) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, cast
 
@@ -63,6 +64,10 @@ class Service:
 
     def __hash__(self) -> int:
         """The same for equal services; rows alone would have no hash."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((os.fspath(self.migrations), self.variant, self.needs, self.module))
 
     @property

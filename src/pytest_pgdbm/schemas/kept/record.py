@@ -29,7 +29,7 @@ from pytest_pgdbm.schemas.recycling.rows import copy_of
 MOST_BYTES_OF_ROWS = 64 << 20
 """A set that was seeded with more is not kept: to read and write that takes longer than to build."""
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class Recycler:
 
     async def _define(self, connection: asyncpg.Connection, recyclable: Recyclable) -> None:
         if recyclable.session != self._admin.session:
-            await connection.execute(recyclable.pristine.definition(recyclable.name))
+            await connection.execute(recyclable.definition)
             recyclable.session = self._admin.session
 
 

@@ -79,9 +79,12 @@ def call(name: str) -> str:
     return f"select * from pg_temp.{name}($1, $2, $3)"
 
 
-def call_with(name: str, expected: str, since: int, over: float) -> str:
-    """The same with these values."""
-    return f"select * from pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
+def call_with(name: str, expected: str, since: int, over: float, unless: str | None = None) -> str:
+    """The same with these values; it yields no row if the condition `unless` holds, and does nothing then."""
+    call = f"pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
+    if unless is None:
+        return f"select * from {call}"
+    return f"select found.* from (select {unless} as so) it, lateral {call} found where not it.so"
 
 
 def definition(
@@ -117,8 +120,7 @@ def _body(
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
-    yield "declare n bigint; k bigint; hooks bigint; held bool; writing bool;"
-    yield "now pg_snapshot = pg_catalog.pg_current_snapshot();"
+    yield "declare n bigint; k bigint; held bool; writing bool; now pg_snapshot = pg_catalog.pg_current_snapshot();"
     yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}'; grown := '{}';"
     yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
     yield "calm := pg_catalog.pg_snapshot_xmin(now) = pg_catalog.pg_snapshot_xmax(now);"
@@ -127,7 +129,6 @@ def _body(
     yield f"if held or writing then state := '{HELD}'; return; end if;"
     yield from _sequences([each for each in inventory.sequences if each.unlogged], values)
     yield _untouched()
-    yield f"hooks := {_hooks(inventory)};"
     yield f"structure := {look};"
     yield f"if structure is distinct from expected then state := '{CHANGED}'; return; end if;"
     if empty:
@@ -142,7 +143,8 @@ def _body(
         yield f"grown := {_with_grown_indexes(filled, indexes)};"
     for group in inventory.groups:
         yield _emptied(group, seeded)
-    yield f"if dirty || touched || gained <> '{{}}' and hooks <> {_hooks(inventory)} then {_UNDONE}; end if;"
+    hooks = sum(table.hooks for table in inventory.tables)
+    yield f"if dirty || touched || gained <> '{{}}' and {_hooks(inventory)} <> {hooks} then {_UNDONE}; end if;"
     yield from _sequences([each for each in inventory.sequences if not each.unlogged], values)
     yield f"state := '{EMPTIED}'; end"
 

@@ -26,6 +26,8 @@ select c.oid, n.nspname as schema, c.relname as name, c.relkind::text as kind, c
     ) as deleting,
     coalesce(t.truncating, false) as truncating,
     c.relforcerowsecurity and not $3 as filtered,
+    (select count(*) from pg_catalog.pg_trigger h where h.tgrelid = c.oid)
+        + (select count(*) from pg_catalog.pg_rewrite h where h.ev_class = c.oid) as hooks,
     array(
         select a.attname::text from pg_catalog.pg_attribute a
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
@@ -62,8 +64,8 @@ class Relation:
     """A table, a partitioned table, a materialized view or a sequence.
 
     `inserting`, `deleting` and `truncating` tell whether something of the user's would fire if the reset did so,
-    `filtered` whether a policy hides rows from it. `columns` are those that can be written, `refers_to` the tables of
-    its foreign keys.
+    `filtered` whether a policy hides rows from it. `hooks` is how many triggers and rules it has, those of foreign keys
+    to it among them. `columns` are those that can be written, `refers_to` the tables of its foreign keys.
     """
 
     oid: int
@@ -75,6 +77,7 @@ class Relation:
     deleting: bool
     truncating: bool
     filtered: bool
+    hooks: int
     columns: Sequence[str]
     refers_to: Sequence[int]
 

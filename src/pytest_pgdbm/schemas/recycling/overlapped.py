@@ -7,15 +7,19 @@ not as plain as that goes on in the private loop, from what was found by then.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
 from pytest_pgdbm.connections.admin import Admin
-from pytest_pgdbm.connections.line import Answer, Question, Row
+from pytest_pgdbm.connections.line import Answer, Question
 from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found, call_with
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
 from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
-from pytest_pgdbm.schemas.recycling.vacuuming import Vacuuming, pages_statement, vacuum_statement
+from pytest_pgdbm.schemas.recycling.vacuuming import Vacuuming, finished_call, vacuum_statement
+
+_POLL, MOST_POLLS = 0.0005, 200
+"""Seconds between two looks at what has come, and how many there are, before more than messages is done."""
 
 MOST_VACUUMS = 2
 """So often a VACUUM is sent; that of the private loop waits for what is in its way."""
@@ -30,30 +34,60 @@ class Overlapped:
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
         self._next: list[_Reset] = []
-        admin.on_taken_back.append(self._hand_over)
-        admin.on_loss.append(self._next.clear)
+        self._under_way: set[_Reset] = set()
+        admin.on_taken_back.append(self._stop_next)
+        admin.on_loss.append(self._stop_all)
 
-    def begin(self, recyclable: Recyclable, over: float, done: Done) -> bool:
+    def begin(self, recyclable: Recyclable, over: float, done: Done, unless: str | None = None) -> bool:
         """Has a set given back by the next `go_on`, unless the connection is at work or does not know the set.
 
-        `over` is when its test ended, by `time.monotonic()`. `done` is called in whichever thread hears of it.
+        `over` is when its test ended, by `time.monotonic()`. `done` is called in whichever thread hears of it. Nothing
+        is done to a set of which the SQL condition `unless` is true.
         """
         with self._admin.line() as line:
             known = recyclable.session == self._admin.session and recyclable.losses == self._admin.losses
             if line is None or line.broken or not known:
                 return False
-            self._next.append(_Reset(recyclable, over, done, self._next))
+            reset = _Reset(recyclable, over, unless, self._next, lambda *came: self._came(reset, done, *came))
+            self._under_way.add(reset)
+            self._next.append(reset)
             return True
 
-    def go_on(self) -> None:
-        """Hears what the server has done by now, and sends what comes next; from any thread, without waiting."""
-        with self._admin.line() as line:
-            if line is not None and not line.broken:
-                line.listen()
-                line.ask([question for reset in self._taken() for question in reset.questions(line.server)])
+    def go_on(self) -> bool:
+        """Hears what the server has done by now, and sends what comes next; from any thread, without waiting.
 
-    def _hand_over(self) -> None:
+        Returns whether more is to come.
+        """
+        if not self._under_way:
+            return False
+        with self._admin.line() as line:
+            if line is None or line.broken:
+                return False
+            line.listen()
+            line.ask([question for reset in self._taken() for question in reset.questions(line.server)])
+            return line.is_busy
+
+    async def finish(self) -> None:
+        """Has all come back, or go on elsewhere what takes longer; to be run in the private loop."""
+        for _ in range(MOST_POLLS):
+            if not self.go_on():
+                break
+            await asyncio.sleep(_POLL)
+        if self._under_way:
+            async with self._admin.resetter():
+                pass
+
+    def _came(self, reset: _Reset, done: Done, as_it_was: bool, found: Found | None) -> None:
+        self._under_way.discard(reset)
+        done(as_it_was, found)
+
+    def _stop_next(self) -> None:
         for reset in self._taken():
+            reset.stop()
+
+    def _stop_all(self) -> None:
+        self._next.clear()
+        for reset in list(self._under_way):
             reset.stop()
 
     def _taken(self) -> list[_Reset]:
@@ -64,11 +98,14 @@ class Overlapped:
 class _Reset:
     """A set on its way back. What is to be sent for it is said by `questions`, when it is among the `coming`."""
 
-    def __init__(self, recyclable: Recyclable, over: float, done: Done, coming: list[_Reset]) -> None:
+    def __init__(
+        self, recyclable: Recyclable, over: float, unless: str | None, coming: list[_Reset], done: Done
+    ) -> None:
         self._recyclable = recyclable
         self._over = over
-        self._done = done
+        self._unless = unless
         self._coming = coming
+        self._done = done
         self._found: Found | None = None
         self._vacuuming: Vacuuming | None = None
         self._vacuums = 0
@@ -81,7 +118,7 @@ class _Reset:
         tables, _, freeze = self._vacuuming
         return [
             (vacuum_statement(tables, server, freeze=freeze), _ignore),
-            (pages_statement(each.oid for each in tables), self._vacuumed),
+            (finished_call(self._recyclable.finished, self._vacuuming), self._vacuumed),
         ]
 
     def stop(self) -> None:
@@ -90,7 +127,7 @@ class _Reset:
 
     def _call(self) -> str:
         known, expected = self._recyclable, self._recyclable.pristine.fingerprint.quick_value
-        return call_with(known.name, expected, known.since, time.monotonic() - self._over)
+        return call_with(known.name, expected, known.since, time.monotonic() - self._over, self._unless)
 
     def _looked(self, answer: Answer) -> None:
         found = Found.told(answer.rows[0]) if answer.rows and not answer.error else None
@@ -110,18 +147,12 @@ class _Reset:
             self._done(True, None)
 
     def _vacuumed(self, answer: Answer) -> None:
-        if not answer.error and self._is_finished(answer.rows):
+        if list(answer.rows) == [("t",)]:
             self._done(True, None)
         elif not answer.error and self._vacuums < MOST_VACUUMS:
             self._coming.append(self)
         else:
             self.stop()
-
-    def _is_finished(self, rows: Sequence[Row]) -> bool:
-        assert self._vacuuming is not None
-        told = {int(oid or 0): (int(size or 0), visible == "t") for oid, size, visible in rows}
-        wanted = {table.oid: (self._vacuuming.sizes.get(table.oid, 0), True) for table in self._vacuuming.tables}
-        return told == wanted
 
 
 def _ignore(_: Answer) -> None:

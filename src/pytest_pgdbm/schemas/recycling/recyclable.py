@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
+from pytest_pgdbm.schemas.recycling.vacuuming import finished_definition
 
 _NEVER = -1
 """No number of a transaction."""
@@ -13,7 +14,7 @@ _NEVER = -1
 
 @dataclass
 class Recyclable:
-    """A set that can be given back: what it was like, and the function in the session that looks after it.
+    """A set that can be given back: what it was like, and the functions in the session that look after it.
 
     `losses` is how often the connection for administration had been lost by then. `since` is the number of the next
     transaction when it was looked at last, if none was in progress then: what has a lower one is known.
@@ -24,6 +25,16 @@ class Recyclable:
     losses: int
     session: int = -1
     since: int = _NEVER
+
+    @property
+    def finished(self) -> str:
+        """The name of the function that tells whether VACUUM has finished."""
+        return f"{self.name}_finished"
+
+    @property
+    def definition(self) -> str:
+        """The statements that make its functions in the session."""
+        return f"{self.pristine.definition(self.name)}; {finished_definition(self.finished)}"
 
     def looked_at(self, found: Found) -> None:
         """Says what its function has found just now."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
+from pytest_pgdbm.ground.names import quote_literal
 from pytest_pgdbm.schemas.recycling.function import Found
 from pytest_pgdbm.schemas.recycling.inventory import Relation
 
@@ -97,7 +98,21 @@ def vacuum_statement(relations: Iterable[Relation], major: int, *, freeze: bool)
     return f"vacuum (index_cleanup on, truncate on, parallel 0{more}) {names}"
 
 
-def pages_statement(oids: Iterable[int]) -> str:
-    """The statement that tells of each relation its OID, its size, and whether VACUUM has finished with it."""
-    ours = f"'{{{','.join(map(str, oids))}}}'::oid[]"
-    return f"select oid, size, visible from ({PAGES.replace('$1::oid[]', ours)}) p"
+def finished_definition(name: str) -> str:
+    """The statement that makes the session's function of this name, which `finished_call` calls: its plan is kept."""
+    # unnest() of several arrays is syntax, and looked for in pg_catalog only if it is written without.
+    body = (
+        "begin return pg_catalog.cardinality($1) = (select pg_catalog.count(*)"
+        f" from unnest($1, $2) wanted (oid, size) join ({PAGES}) p using (oid, size) where p.visible); end"
+    )
+    return (
+        f"create or replace function pg_temp.{name}(oid[], int8[]) returns bool language plpgsql"
+        f" as {quote_literal(body)}"
+    )
+
+
+def finished_call(name: str, vacuuming: Vacuuming) -> str:
+    """The statement that tells whether VACUUM has finished with all tables, and they have the size they should."""
+    oids = ",".join(str(table.oid) for table in vacuuming.tables)
+    sizes = ",".join(str(vacuuming.sizes.get(table.oid, 0)) for table in vacuuming.tables)
+    return f"select pg_temp.{name}('{{{oids}}}', '{{{sizes}}}')"
