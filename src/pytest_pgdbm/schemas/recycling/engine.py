@@ -29,7 +29,7 @@ from pytest_pgdbm.schemas.recycling.pristine import (
     shrink_indexes,
 )
 from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
-from pytest_pgdbm.schemas.recycling.vacuuming import WAITS, WAITS_FOR_A_START, Vacuuming, flush, vacuum
+from pytest_pgdbm.schemas.recycling.vacuuming import WAITS, WAITS_FOR_A_START, flush, vacuum
 
 HOLDERS_WAIT = 0.2
 """Seconds that the locks of a test that has ended may last: its connections' server processes are ending."""
@@ -180,7 +180,7 @@ async def _vacuumed(
 
     Returns the tables where that was not possible, which have to be truncated, as the large ones have to be.
     """
-    tables, sizes, freeze = Vacuuming.after(found, pristine, moved)
+    tables, sizes, freeze = pristine.vacuuming(found, moved)
     return {*found.large, *(table.oid for table in await vacuum(connection, tables, sizes, freeze=freeze))}
 
 

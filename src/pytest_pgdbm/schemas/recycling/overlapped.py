@@ -138,7 +138,7 @@ class _Reset:
         if found.state == UNTOUCHED:
             self._done(True, None)
             return
-        self._found, self._vacuuming = found, Vacuuming.after(found, self._recyclable.pristine)
+        self._found, self._vacuuming = found, self._recyclable.pristine.vacuuming(found)
         if not _is_plain(found, self._recyclable.pristine):
             self.stop()
         elif self._vacuuming.tables:

@@ -11,10 +11,10 @@ from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.fingerprint import Fingerprint
 from pytest_pgdbm.schemas.holders import Holder, find_oldest_reader
 from pytest_pgdbm.schemas.recycling import function
-from pytest_pgdbm.schemas.recycling.function import SeededRows
+from pytest_pgdbm.schemas.recycling.function import Found, SeededRows
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_inventory
 from pytest_pgdbm.schemas.recycling.rows import Copy, copy
-from pytest_pgdbm.schemas.recycling.vacuuming import PAGES, WAITS_FOR_A_START, flush, vacuum
+from pytest_pgdbm.schemas.recycling.vacuuming import PAGES, WAITS_FOR_A_START, Vacuuming, flush, vacuum
 
 _SCHEMAS = """
 select nspname from pg_catalog.pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' order by oid
@@ -65,6 +65,19 @@ class Pristine:
         """The statement that makes the function by which this set is emptied."""
         objects, look = self.fingerprint.anatomy.everything, self.fingerprint.quick
         return function.definition(name, self.inventory, self.seeded, self.indexes, self.values, objects, look)
+
+    def vacuuming(self, found: Found, moved: Collection[int] = ()) -> Vacuuming:
+        """What is to be vacuumed after what was found; `moved` are relations with new files.
+
+        Tables that are to be filled again are to have no pages.
+        """
+        sizes = {oid: rows.size for oid, rows in self.seeded.items()}
+        sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
+        # In a new file the planner takes an empty table for one that it knows nothing of.
+        written = {*found.dirty, *found.touched, *self.seeded, *moved} - set(found.large)
+        # What was rolled back leaves no trace but that a session goes on at the page where it was.
+        freeze = any(rows.spread for rows in self.seeded.values())
+        return Vacuuming([table for table in self.inventory.tables if table.oid in written], sizes, freeze)
 
     def close(self) -> None:
         """Lets go of the copies."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import asyncpg
 
 from pytest_pgdbm.ground.names import quote_literal
-from pytest_pgdbm.schemas.recycling.function import Found
 from pytest_pgdbm.schemas.recycling.inventory import Relation
-
-if TYPE_CHECKING:
-    from pytest_pgdbm.schemas.recycling.pristine import Pristine
 
 WAITS = (0.001, 0.002, 0.004)
 """Seconds between tries while a statement of somebody else's runs that still sees deleted rows."""
@@ -42,17 +38,6 @@ class Vacuuming(NamedTuple):
     tables: Sequence[Relation]
     sizes: Mapping[int, int]
     freeze: bool
-
-    @classmethod
-    def after(cls, found: Found, pristine: Pristine, moved: Collection[int] = ()) -> Vacuuming:
-        """After what was found; `moved` are relations with new files. Those to be filled again are to have no pages."""
-        sizes = {oid: rows.size for oid, rows in pristine.seeded.items()}
-        sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
-        # In a new file the planner takes an empty table for one that it knows nothing of.
-        written = {*found.dirty, *found.touched, *pristine.seeded, *moved} - set(found.large)
-        # What was rolled back leaves no trace but that a session goes on at the page where it was.
-        freeze = any(rows.spread for rows in pristine.seeded.values())
-        return cls([table for table in pristine.inventory.tables if table.oid in written], sizes, freeze)
 
 
 async def flush(connection: asyncpg.Connection) -> None:
