@@ -92,6 +92,9 @@ class DatabaseHome:
     def go_on(self) -> None:
         """As `Home.go_on`; nothing was begun."""
 
+    def give_up(self) -> None:
+        """As `Home.give_up`; nothing was begun."""
+
     async def finish(self) -> None:
         """As `Home.finish`; nothing was begun."""
 
