@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ from conftest import Project
 from databases import execute
 from keeper.runs import a_job, a_run
 
+from pytest_pgdbm.connections import login
+from pytest_pgdbm.connections.admin import Admin
+from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.servers import embedded
 from pytest_pgdbm.servers.base import new_record
@@ -217,3 +221,19 @@ def test_a_certificate_that_is_missing_is_told(project: Project, site: Site) -> 
     project.url = site.url().partition("&sslcert")[0]
     result = project.run(test=SUITE)
     result.stdout.fnmatch_lines([f"*url: 127.0.0.1:{site.port} refused the login: *certificate*"])
+
+
+def test_a_session_that_is_encrypted_is_never_lent_as_a_line(site: Site) -> None:
+    async def go() -> None:
+        mine = login.Login("nobody")
+        given = Endpoint("url", "", "127.0.0.1", site.port, "app_test", mine, mine, url=site.url())
+        endpoint = await login.first_login(given, application_name="it")
+        admin = Admin(endpoint, "app_test", application_name="it", path=None)
+        for _ in range(2):
+            async with admin.resetter() as connection:
+                assert await connection.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+            with admin.line() as line:
+                assert line is None
+        await admin.close()
+
+    asyncio.run(go())

@@ -126,6 +126,12 @@ class Admin:
                     line.broken = True
                 raise
 
+    def give_up_line(self) -> None:
+        """Has the next work find the line broken, if there is one: the connection is lost then. From any thread."""
+        with self._line_turn:
+            if self._line is not None:
+                self._line.broken = True
+
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role that administers: a superuser on servers of our own."""

@@ -97,8 +97,8 @@ class Line:
 
     @property
     def is_busy(self) -> bool:
-        """Whether answers are to come."""
-        return bool(self._asked)
+        """Whether answers are to come, or the rest of a message: asyncpg cannot begin in the middle of one."""
+        return bool(self._asked or self._heard)
 
     def ask(self, questions: Sequence[Question]) -> None:
         """Sends statements, each a transaction of its own, which the server works through in order."""
@@ -111,7 +111,7 @@ class Line:
     def listen(self) -> None:
         """Reads what has come by now, and tells those who asked for it."""
         self._send()
-        while self._asked and (data := self._received()):
+        while self.is_busy and (data := self._received()):
             self._heard += data
             self._tell()
 
@@ -148,14 +148,13 @@ class Line:
 
     def _messages(self) -> Iterator[tuple[int, bytes]]:
         """What has come whole: https://www.postgresql.org/docs/current/protocol-message-formats.html."""
-        heard, at = bytes(self._heard), 0
-        while len(heard) - at > 4:
-            end = at + 1 + _INT32.unpack_from(heard, at + 1)[0]
-            if end > len(heard):
+        while len(self._heard) > 4:
+            end = 1 + _INT32.unpack_from(self._heard, 1)[0]
+            if end > len(self._heard):
                 break
-            yield heard[at], heard[at + 5 : end]
-            at = end
-        del self._heard[:at]
+            kind, body = self._heard[0], bytes(self._heard[5:end])
+            del self._heard[:end]  # whatever comes of it, it is not told twice
+            yield kind, body
 
 
 def _row(body: bytes) -> Row:

@@ -9,6 +9,7 @@ wait for a reset; what a reset finds is told later, and names the test that left
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -120,8 +121,13 @@ class Leases:
     def settle_later(self) -> None:
         """As `settle`, where it may be later: nobody waits for it or is told now. From any thread."""
         returned, self._returned = self._returned, []
-        for term, sets in _by_term(returned).items():
-            _Together(sets, partial(self._goes_on, term)).begin(term)
+        try:
+            for term, sets in _by_term(returned).items():
+                _Together(sets, partial(self._goes_on, term)).begin(term)
+        except BaseException:  # an interruption: of some nobody knows whether they were begun
+            for home in self._homes.values():
+                home.give_up()
+            raise
         for home in self._homes.values():
             home.go_on()
 
@@ -245,6 +251,7 @@ class _Together:
         self._go_on = go_on
         self._coming = len(sets)
         self._left: list[Left] = []
+        self._turn = threading.Lock()
 
     def begin(self, term: Term) -> None:
         """Has all come back that can."""
@@ -254,10 +261,12 @@ class _Together:
                 self._came(stock, built, False, None)
 
     def _came(self, stock: Stock, built: BuiltSet, as_it_was: bool, found: Found | None) -> None:
-        self._coming -= 1
-        if not as_it_was:
-            self._left.append(Left(stock, built, found))
-        if self._left and not self._coming:
+        with self._turn:  # some come in the private loop, while others of them are begun
+            self._coming -= 1
+            if not as_it_was:
+                self._left.append(Left(stock, built, found))
+            last = not self._coming
+        if last and self._left:
             self._go_on(self._left)
 
 

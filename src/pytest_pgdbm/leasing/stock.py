@@ -97,11 +97,14 @@ class Stock:
                 self._begun.discard(built)
             came(as_it_was, found)
 
+        begun = False
         self._begun.add(built)
-        if self.home.begin(built, over, done):
-            return True
-        self._begun.discard(built)
-        return False
+        try:
+            begun = self.home.begin(built, over, done)
+        finally:
+            if not begun:
+                self._begun.discard(built)
+        return begun
 
     def give_back(
         self, built: BuiltSet, over: float | None = None, found: Found | None = None
@@ -148,9 +151,9 @@ class Stock:
 
     async def finish(self) -> None:
         """Has what was begun come back, or be on its way as what was not."""
-        if self._begun:
+        while self._begun:
             await self.home.finish()
-            await asyncio.sleep(0)  # what could not be ended so is given back in the next turn of the loop
+            await asyncio.sleep(0)  # what could not be ended so is given back in one of the next turns of the loop
 
     @property
     def _wants_more(self) -> bool:

@@ -103,6 +103,9 @@ class DatabaseHome:
         for site in tuple(self._open):
             site.go_on()
 
+    def give_up(self) -> None:
+        """As `Home.give_up`; nothing was begun."""
+
     async def finish(self) -> None:
         """As `Home.finish`."""
         for site in tuple(self._open):

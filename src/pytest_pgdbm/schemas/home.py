@@ -141,6 +141,10 @@ class Home:
         """Hears what came of the messages, and sends what follows; from any thread, without waiting."""
         self._site.go_on()
 
+    def give_up(self) -> None:
+        """Gives up what was begun, since nobody knows any more what that is: all sets are lost. From any thread."""
+        self._site.admin.give_up_line()
+
     async def finish(self) -> None:
         """Has all come back that was begun, or be told that it has not."""
         with contextlib.suppress(*FAILURES):  # a connection that is lost has nothing to come back
