@@ -104,7 +104,9 @@ class DatabaseHome:
             site.go_on()
 
     def give_up(self) -> None:
-        """As `Home.give_up`; nothing was begun."""
+        """As `Home.give_up`."""
+        for site in tuple(self._open):
+            site.admin.give_up_line()
 
     async def finish(self) -> None:
         """As `Home.finish`."""
