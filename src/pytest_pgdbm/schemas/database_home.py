@@ -95,6 +95,11 @@ class DatabaseHome:
     def give_up(self) -> None:
         """As `Home.give_up`; nothing was begun."""
 
+    @property
+    def is_given_up(self) -> bool:
+        """As `Home.is_given_up`; never."""
+        return False
+
     async def finish(self) -> None:
         """As `Home.finish`; nothing was begun."""
 
