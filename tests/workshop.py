@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -125,6 +126,15 @@ def resolver(folder: Path, services: Mapping[str, Service]) -> Resolver:
     """What finds services for a test in this folder, where no declaration says more."""
     test_file = folder / "test_it.py"
     return Resolver(Library(), test_file=test_file, rootdir=folder, offered=services, declarations=[], seeds={})
+
+
+def hear(home: Home) -> None:
+    """Waits for all answers to what was sent to give sets back, and sends nothing more."""
+    with home._site.admin.line() as line:
+        assert line is not None
+        while line.is_busy:
+            select.select([line._socket], [], [], 30)
+            line.listen()
 
 
 @pytest.fixture

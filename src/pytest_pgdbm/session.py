@@ -179,9 +179,16 @@ class Session:
         if not self._leases.unsettled:
             return []
         if self._leases.may_settle_later:
-            self._leases.settle_later()
+            self._settle_later()
             return []
         return self.loop.run(self._leases.settle())
+
+    def _settle_later(self) -> None:
+        try:
+            self._leases.settle_later()
+        except BaseException:
+            self.loop.run(self._leases.lose_given_up())
+            raise
 
     def clear(self) -> list[Leak]:
         """Drops all that tests have given back; returns what was found wrong."""

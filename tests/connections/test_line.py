@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -417,3 +418,83 @@ def child_that_let_go(admin: Admin) -> Iterator[None]:
     os.waitpid(pid, 0)
     for each in (ready, end):
         os.close(each)
+
+
+READY, NOTICE = b"Z\0\0\0\5I", b"N\0\0\0\x0bMwarn\0\0"
+TEXT = b"D\0\0\0\x10\0\2\0\0\0\2ok\xff\xff\xff\xff"
+
+
+class OneEnd:
+    """Of a pair of sockets, as asyncio's transports give theirs; what the server says is in the test's hands."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.ours if name == "socket" else None
+
+
+@pytest.fixture
+def end_of_line() -> Iterator[tuple[OneEnd, Line]]:
+    one = OneEnd()
+    line = Line(one, 16)
+    yield one, line
+    line.close()
+    one.ours.close()
+    one.theirs.close()
+
+
+def test_an_answer_that_comes_byte_by_byte_is_whole(end_of_line: tuple[OneEnd, Line]) -> None:
+    one, line = end_of_line
+    heard: list[Answer] = []
+    line.ask([("select", heard.append)])
+    for number in (NOTICE + TEXT + NOTICE + READY)[:-1]:
+        one.theirs.sendall(bytes([number]))
+        line.listen()
+        assert heard == []
+    one.theirs.sendall(READY[-1:])
+    line.listen()
+    assert heard == [Answer([("ok", None)])]
+    assert not line.is_busy
+
+
+def test_it_is_busy_until_the_end_of_what_the_server_says_unasked(end_of_line: tuple[OneEnd, Line]) -> None:
+    one, line = end_of_line
+    heard: list[Answer] = []
+    line.ask([("select", heard.append)])
+    one.theirs.sendall(READY + NOTICE[:3])
+    line.listen()
+    assert heard == [Answer([])]
+    assert line.is_busy
+    one.theirs.sendall(NOTICE[3:])
+    line.listen()
+    assert not line.is_busy
+
+
+def test_an_answer_that_was_told_is_not_told_again(end_of_line: tuple[OneEnd, Line]) -> None:
+    one, line = end_of_line
+    heard: list[Answer] = []
+
+    def fails(_: Answer) -> None:
+        raise ZeroDivisionError
+
+    line.ask([("select", fails), ("select", heard.append)])
+    one.theirs.sendall(READY + TEXT + READY)
+    with pytest.raises(ZeroDivisionError):
+        line.listen()
+    one.theirs.sendall(NOTICE)
+    line.listen()
+    assert heard == [Answer([("ok", None)])]
+
+
+def test_an_end_in_the_middle_of_an_answer_breaks_it(end_of_line: tuple[OneEnd, Line]) -> None:
+    one, line = end_of_line
+    heard: list[Answer] = []
+    line.ask([("select", heard.append)])
+    one.theirs.sendall(TEXT[:4])
+    one.theirs.close()
+    line.listen()
+    assert (line.broken, heard) == (True, [])
+    line.ask([("select", heard.append)])
+    line.listen()
+    assert (line.broken, heard) == (True, [])

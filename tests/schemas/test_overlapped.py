@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import asyncpg
 import pytest
 from databases import connected
-from workshop import Workshop
+from workshop import Workshop, hear
 
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.schemas.home import Home
@@ -252,15 +252,6 @@ def test_what_still_sees_deleted_rows_and_ends_in_time_costs_a_second_vacuum(wor
             assert rounds == MOST_VACUUMS + 1
 
     asyncio.run(go())
-
-
-def hear(home: Home) -> None:
-    """Waits for all answers, and sends nothing."""
-    with home._site.admin.line() as line:
-        assert line is not None
-        while line.is_busy:
-            select.select([line._socket], [], [], SECONDS)
-            line.listen()
 
 
 def test_several_sets_come_back_at_once_and_each_as_it_is(workshop: Workshop) -> None:

@@ -132,6 +132,11 @@ class Admin:
             if self._line is not None:
                 self._line.broken = True
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the connection is lost with the next work."""
+        return self._line is not None and self._line.broken
+
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection, as the role that administers: a superuser on servers of our own."""
@@ -178,7 +183,7 @@ class Admin:
         """Has the line's session for the work that begins; waits for what was asked over the line."""
         self._keep_line()
         line = self._line
-        if line is None or not line.lent:
+        if line is None or not (line.lent or line.broken):
             return
         while (line.is_busy or line.broken) and self.is_open:
             if line.broken:

@@ -108,13 +108,13 @@ class Leases:
     @property
     def unsettled(self) -> bool:
         """Whether anything was given back, left behind or found that `settle` has not told."""
-        return bool(self._returned) or bool(self._late) or self._pools.lost
+        return bool(self._returned) or bool(self._late) or self._pools.lost or self._is_given_up
 
     @property
     def may_settle_later(self) -> bool:
         """Whether all that `settle` has to do is to make sets ready for tests to come."""
         terms, ended = _terms(self._returned), self._own_pools(self._returned)
-        if self._pools.lost or self._late or self._pools.is_out_for(terms, ended):
+        if self._pools.lost or self._late or self._is_given_up or self._pools.is_out_for(terms, ended):
             return False
         return all(leased.stock is not None for _, leased in self._returned)
 
@@ -131,11 +131,18 @@ class Leases:
         for home in self._homes.values():
             home.go_on()
 
+    async def lose_given_up(self) -> None:
+        """Has those be lost at once that are given up: no later test is to lease them before."""
+        for home in self._homes.values():
+            if home.is_given_up:
+                await home.finish()
+
     async def settle(self) -> list[Leak]:
         """Has sets made ready for the next tests, without waiting for it, and drops those that are not leased again.
 
         Returns what was found wrong, now or since the last time. To be run in the private loop.
         """
+        await self.lose_given_up()
         returned, self._returned = self._returned, []
         out = await self._pools.take_lost(_terms(returned), self._own_pools(returned))
         for term, sets in _by_term(returned).items():
@@ -165,6 +172,10 @@ class Leases:
         self._stocks.clear()
         await self._drop_stuck()
         return found
+
+    @property
+    def _is_given_up(self) -> bool:
+        return any(home.is_given_up for home in self._homes.values())
 
     def _goes_on(self, term: Term, left: Sequence[Left]) -> None:
         async def go_on() -> None:

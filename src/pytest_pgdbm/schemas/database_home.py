@@ -108,6 +108,11 @@ class DatabaseHome:
         for site in tuple(self._open):
             site.admin.give_up_line()
 
+    @property
+    def is_given_up(self) -> bool:
+        """As `Home.is_given_up`; never."""
+        return False
+
     async def finish(self) -> None:
         """As `Home.finish`."""
         for site in tuple(self._open):

@@ -145,6 +145,11 @@ class Home:
         """Gives up what was begun, since nobody knows any more what that is: all sets are lost. From any thread."""
         self._site.admin.give_up_line()
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether all sets are lost with the next work: after an interruption, or where the session has ended."""
+        return self._site.admin.is_given_up
+
     async def finish(self) -> None:
         """Has all come back that was begun, or be told that it has not."""
         with contextlib.suppress(*FAILURES):  # a connection that is lost has nothing to come back
