@@ -110,8 +110,8 @@ class DatabaseHome:
 
     @property
     def is_given_up(self) -> bool:
-        """As `Home.is_given_up`; never."""
-        return False
+        """As `Home.is_given_up`, of any of them."""
+        return any(site.admin.is_given_up for site in tuple(self._open))
 
     async def finish(self) -> None:
         """As `Home.finish`."""

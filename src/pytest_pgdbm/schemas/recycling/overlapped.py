@@ -73,7 +73,7 @@ class Overlapped:
             if not self.go_on():
                 break
             await asyncio.sleep(_POLL)
-        if self._under_way:
+        if self._under_way or self._admin.is_given_up:
             async with self._admin.resetter():
                 pass
 
