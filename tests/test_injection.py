@@ -79,7 +79,7 @@ def path_of(request: pytest.FixtureRequest, text: str) -> SearchPath | str | Non
         return wrong
     try:
         with marked(request, search_path=text) as node:
-            return fixtures._marked_path(node)
+            return fixtures._path(fixtures._marked(node))
     except (PgdbmError, pytest.fail.Exception, pytest.UsageError) as error:
         return str(error)
 
@@ -135,7 +135,7 @@ def test_seeds_of_a_marker_for_a_service_that_nobody_knows_are_refused(
 
 def resolver(folder: Path, node: pytest.Item, services: dict[str, Service]) -> Resolver:
     """What finds the services of a test that is marked so."""
-    seeds = fixtures._marked_seeds(node)
+    seeds = fixtures._marked(node)["seed"]
     test_file = folder / "test_it.py"
     return Resolver(Library(), test_file=test_file, rootdir=folder, offered=services, declarations=[], seeds=seeds)
 

@@ -122,7 +122,7 @@ class Leases:
         """As `settle`, where it may be later: nobody waits for it or is told now. From any thread."""
         returned, self._returned = self._returned, []
         try:
-            for term, sets in _by_term(returned).items():
+            for (term, _), sets in _by_term(returned).items():
                 _Together(sets, partial(self._goes_on, term)).begin(term)
         except BaseException:  # an interruption: of some nobody knows whether they were begun
             for home in self._homes.values():
@@ -145,7 +145,7 @@ class Leases:
         await self.lose_given_up()
         returned, self._returned = self._returned, []
         out = await self._pools.take_lost(_terms(returned), self._own_pools(returned))
-        for term, sets in _by_term(returned).items():
+        for (term, _), sets in _by_term(returned).items():
             self._give_back(term, [Left(stock, built) for stock, built in sets])
         tests = sorted({term.test for term, _ in returned})
         found = describe(tests, out, (), ())
@@ -281,12 +281,12 @@ class _Together:
             self._go_on(self._left)
 
 
-def _by_term(returned: Sequence[tuple[Term, Leased]]) -> dict[Term, list[tuple[Stock, BuiltSet]]]:
-    """What is to be leased again, by whose it was."""
-    found: dict[Term, list[tuple[Stock, BuiltSet]]] = {}
+def _by_term(returned: Sequence[tuple[Term, Leased]]) -> dict[tuple[Term, AnyHome], list[tuple[Stock, BuiltSet]]]:
+    """What is to be leased again, by whose it was and where it lives: a test can tie what is in one database."""
+    found: dict[tuple[Term, AnyHome], list[tuple[Stock, BuiltSet]]] = {}
     for term, leased in returned:
         if leased.stock is not None:
-            found.setdefault(term, []).append((leased.stock, leased.built))
+            found.setdefault((term, leased.stock.home), []).append((leased.stock, leased.built))
     return found
 
 

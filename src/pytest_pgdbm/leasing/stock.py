@@ -86,10 +86,9 @@ class Stock:
     def begin(self, built: BuiltSet, over: float, came: Done) -> bool:
         """As `give_back`, by messages that nobody waits for; False if it cannot be done so now. From any thread.
 
-        `came` is called with whether it is ready; if not, it is to be given back with what was found.
+        `came` is called with whether it is ready; if not, it is to be given back with what was found. So it is if it
+        cannot be done; until then it is waited for.
         """
-        if self._wants_more or self._coming or built not in self._sets:
-            return False
 
         def done(as_it_was: bool, found: Found | None) -> None:
             if as_it_was:
@@ -97,14 +96,13 @@ class Stock:
                 self._begun.discard(built)
             came(as_it_was, found)
 
-        begun = False
         self._begun.add(built)
         try:
-            begun = self.home.begin(built, over, done)
-        finally:
-            if not begun:
-                self._begun.discard(built)
-        return begun
+            able = not (self._wants_more or self._coming) and built in self._sets
+            return able and self.home.begin(built, over, done)
+        except BaseException:  # an interruption, after which nobody gives it back
+            self._begun.discard(built)
+            raise
 
     def give_back(
         self, built: BuiltSet, over: float | None = None, found: Found | None = None
