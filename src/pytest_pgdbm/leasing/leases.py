@@ -127,6 +127,8 @@ class Leases:
         except BaseException:  # an interruption: of some nobody knows whether they were begun
             for home in self._homes.values():
                 home.give_up()
+            for stock, built in (each for sets in _by_term(returned).values() for each in sets):
+                stock.abandon(built)
             raise
         for home in self._homes.values():
             home.go_on()

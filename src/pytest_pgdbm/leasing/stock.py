@@ -97,12 +97,13 @@ class Stock:
             came(as_it_was, found)
 
         self._begun.add(built)
-        try:
-            able = not (self._wants_more or self._coming) and built in self._sets
-            return able and self.home.begin(built, over, done)
-        except BaseException:  # an interruption, after which nobody gives it back
-            self._begun.discard(built)
-            raise
+        able = not (self._wants_more or self._coming) and built in self._sets
+        return able and self.home.begin(built, over, done)
+
+    def abandon(self, built: BuiltSet) -> None:
+        """Says that nobody gives a set back that was, perhaps, begun: it is not waited for, nor leased again."""
+        self._begun.discard(built)
+        self._sets.discard(built)
 
     def give_back(
         self, built: BuiltSet, over: float | None = None, found: Found | None = None
