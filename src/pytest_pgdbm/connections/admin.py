@@ -91,8 +91,6 @@ class Admin:
         """How often the connection has ended by itself: what was made before that is not to be touched."""
         self.on_loss: list[Callable[[], None]] = []
         """What is called in the private loop when the connection has ended by itself, before there is another."""
-        self.on_taken_back: list[Callable[[], None]] = []
-        """What is called in the private loop when the line was taken back, and all that was asked is answered."""
 
     @asynccontextmanager
     async def resetter(self) -> AsyncIterator[asyncpg.Connection]:
@@ -131,6 +129,11 @@ class Admin:
         with self._line_turn:
             if self._line is not None:
                 self._line.broken = True
+
+    @property
+    def has_line(self) -> bool:
+        """Whether the session is lent as a line whenever it is not at work."""
+        return self._line is not None and not self._line.broken
 
     @property
     def is_given_up(self) -> bool:
@@ -193,8 +196,6 @@ class Admin:
                 await asyncio.sleep(_POLL if line.is_busy else 0)
         if self.is_open:
             line.take_back()
-            for tell in self.on_taken_back:
-                tell()
 
     def _keep_line(self) -> None:
         with self._line_turn:

@@ -97,7 +97,7 @@ class Stock:
             came(as_it_was, found)
 
         self._begun.add(built)
-        able = not (self._wants_more or self._coming) and built in self._sets
+        able = not self._wants_more and built in self._sets
         return able and self.home.begin(built, over, done)
 
     def abandon(self, built: BuiltSet) -> None:

@@ -35,18 +35,17 @@ class Overlapped:
         self._admin = admin
         self._next: list[_Reset] = []
         self._under_way: set[_Reset] = set()
-        admin.on_taken_back.append(self._stop_next)
         admin.on_loss.append(self._stop_all)
 
     def begin(self, recyclable: Recyclable, over: float, done: Done, unless: str | None = None) -> bool:
-        """Has a set given back by the next `go_on`, unless the connection is at work or does not know the set.
+        """Has a set given back by the next `go_on` that finds the connection free, if that knows the set.
 
         `over` is when its test ended, by `time.monotonic()`. `done` is called in whichever thread hears of it. Nothing
         is done to a set of which the SQL condition `unless` is true.
         """
-        with self._admin.line() as line:
+        with self._admin.line():
             known = recyclable.session == self._admin.session and recyclable.losses == self._admin.losses
-            if line is None or line.broken or not known:
+            if not (known and self._admin.has_line):
                 return False
             reset = _Reset(recyclable, over, unless, self._next, lambda *came: self._came(reset, done, *came))
             self._under_way.add(reset)
@@ -64,7 +63,8 @@ class Overlapped:
             if line is None or line.broken:
                 return False
             line.listen()
-            line.ask([question for reset in self._taken() for question in reset.questions(line.server)])
+            going, self._next[:] = tuple(self._next), ()
+            line.ask([question for reset in going for question in reset.questions(line.server)])
             return line.is_busy
 
     async def finish(self) -> None:
@@ -81,18 +81,11 @@ class Overlapped:
         self._under_way.discard(reset)
         done(as_it_was, found)
 
-    def _stop_next(self) -> None:
-        for reset in self._taken():
-            reset.stop()
-
     def _stop_all(self) -> None:
-        self._next.clear()
+        with self._admin.line():
+            self._next.clear()
         for reset in list(self._under_way):
             reset.stop()
-
-    def _taken(self) -> list[_Reset]:
-        taken, self._next[:] = list(self._next), []
-        return taken
 
 
 class _Reset:
