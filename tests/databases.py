@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -29,6 +32,30 @@ async def waits_or_is_done(task: asyncio.Future[Any], watching: asyncpg.Connecti
     while not task.done() and not await watching.fetch(waiting):
         await asyncio.sleep(0.01)
     return task.done()
+
+
+@asynccontextmanager
+async def drops_held(url: str) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """Holds drops of databases by way of this one where they can no longer be undone.
+
+    What is yielded waits for one to be held, and returns the statement.
+    """
+    async with connected(url) as stopped, connected(url) as watching:
+        os.kill(stopped.get_server_pid(), signal.SIGSTOP)  # all server processes have to close their files first
+        try:
+            yield partial(_held_drop, watching)
+        finally:
+            os.kill(stopped.get_server_pid(), signal.SIGCONT)
+
+
+async def _held_drop(watching: asyncpg.Connection) -> str:
+    held = (
+        "select query from pg_stat_activity where datname = current_database()"
+        " and query ilike 'drop database %' and wait_event = 'ProcSignalBarrier'"
+    )
+    while (statement := await watching.fetchval(held)) is None:
+        await asyncio.sleep(0.01)
+    return str(statement)
 
 
 def execute(url: str, statement: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import asyncpg
 import pytest
 from conftest import Project
+from databases import drops_held
 from scenes import eventually
 
 HANGS = """
@@ -75,6 +77,38 @@ def test_a_run_that_lives_is_let_be(project: Project, query: Query) -> None:
         kill(process)
     project.run_apart(test=WORKS).assert_outcomes(passed=1)
     assert left(query) == set()
+
+
+ENDS = """
+import pathlib
+import pytest
+from pytest_pgdbm import pgdbm_db
+
+users_db = pgdbm_db("users")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure():
+    pathlib.Path(__file__).with_name("ends").touch()
+"""
+
+
+def test_ctrl_c_while_a_database_is_dropped_leaves_nothing_of_it(project: Project, query: Query) -> None:
+    project.write("conftest.py", ENDS)
+    project.write("test_it.py", WORKS)
+    command = [sys.executable, "-m", "pytest", f"--pgdbm-url={project.url}", "--pgdbm-isolation=database"]
+
+    async def go() -> str:
+        async with drops_held(project.url) as held:
+            process = subprocess.Popen(command, cwd=project.path, stdout=subprocess.DEVNULL)
+            statement = await held()
+            process.send_signal(signal.SIGINT)
+            eventually((project.path / "ends").exists)
+            assert await held() == statement
+        assert process.wait(20) == -signal.SIGINT
+        return statement
+
+    _, database, _ = asyncio.run(go()).split('"')
+    assert query(LEFT_DATABASES, f"^{database}$") == []
 
 
 def test_a_test_that_loses_the_plugins_connection_fails_with_the_reason_and_later_ones_go_on(

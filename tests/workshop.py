@@ -5,6 +5,7 @@ The conftest makes its fixtures known to all tests.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import select
@@ -15,7 +16,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from databases import connected, drop_database, execute
+from databases import connected, drop_database, drops_held, execute
 
 from pytest_pgdbm import PgdbmServer, Service
 from pytest_pgdbm.connections import login
@@ -135,6 +136,17 @@ def hear(home: Home) -> None:
         while line.is_busy:
             select.select([line._socket], [], [], 30)
             line.listen()
+
+
+async def interrupt_drop(workshop: Workshop, database: str) -> None:
+    """Interrupts a drop of this database when it can no longer be undone."""
+    async with connected(workshop.url) as dropping, drops_held(workshop.url) as held:
+        drop = asyncio.ensure_future(dropping.execute(f"drop database {database}"))
+        assert database in await held()
+        async with connected(workshop.url) as other:
+            await other.execute("select pg_cancel_backend($1)", dropping.get_server_pid())
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await drop
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 from databases import connected
-from workshop import Workshop
+from workshop import Workshop, interrupt_drop
 
 from pytest_pgdbm import BuildError
 from pytest_pgdbm.connections.admin import Admin
@@ -22,7 +23,7 @@ from pytest_pgdbm.schemas.proof import Proof, database_mark
 
 LOCALE = """
 select datcollate, datctype, to_jsonb(d) ->> 'datlocprovider', coalesce(to_jsonb(d) ->> 'datlocale', ''),
-    pg_get_userbyid(datdba), shobj_description(oid, 'pg_database')
+    pg_get_userbyid(datdba), datconnlimit as mark, shobj_description(oid, 'pg_database') as comment
 from pg_database d where datname = $1
 """
 
@@ -57,9 +58,12 @@ def test_a_database_is_made_for_the_role_of_tests_with_the_mark_on_it_and_droppe
             async with connected(workshop.url) as connection:
                 row = await connection.fetchrow(LOCALE, name(workshop))
                 here = await connection.fetchrow(LOCALE, workshop.database)
-            assert tuple(row)[:-1] == tuple(here)[:-1]
-            assert row[-1].startswith(f"pytest-pgdbm database of run {workshop.run.id}, process ")
-            assert row[-1].endswith(", services 'users', " + repr("it's"))
+            assert tuple(row)[:-2] == tuple(here)[:-2]
+            assert re.fullmatch(
+                rf"pytest-pgdbm database of run {workshop.run.id}, process \d+ on \S+, mark {row['mark']},"
+                """ services 'users', "it's\"""",
+                row["comment"],
+            )
             assert await made.drop(name(workshop)) == []
             assert await made.drop(name(workshop)) == []
         assert not await there(workshop, name(workshop))
@@ -112,6 +116,17 @@ def test_no_other_name_is_ever_dropped(name: str) -> None:
     assert not proof.holds_for_database(ours, said, mark, 16385)
 
 
+def test_an_interrupted_drop_takes_the_mark_and_leaves_the_comment_that_has_it_too() -> None:
+    proof, ours, half = Proof("0123456789"), "pgdbm_0123456789_main_1", -2
+    said = proof.database_comment(["users", "it's"], 16384)
+    assert proof.holds_for_database(ours, said, half, 16384)
+    assert not proof.holds_for_database(ours, said, half, 16385)
+    assert not proof.holds_for_database("pgdbm_0123456789_main", said, half, 16384)
+    assert not proof.holds_for_database(ours, Proof("123456789a").database_comment(["users"], 16384), half, 16384)
+    for comment in (None, "", "mine", COMMENT.format(run="0123456789"), proof.comment("users")):
+        assert not proof.holds_for_database(ours, comment, half, 16384)
+
+
 def test_somebody_else_in_it_is_no_hindrance(workshop: Workshop) -> None:
     async def go() -> None:
         async with databases(workshop) as made:
@@ -143,6 +158,17 @@ def test_one_that_is_interrupted_while_it_is_made_can_be_dropped_all_the_same(wo
         for number in range(first, first + 3):
             await made.create(name(workshop, number), ["users"])
         await asyncio.sleep(60)
+
+    asyncio.run(go())
+
+
+def test_one_whose_drop_was_interrupted_is_dropped_all_the_same(workshop: Workshop) -> None:
+    async def go() -> None:
+        async with databases(workshop) as made:
+            await made.create(name(workshop), ["users"])
+            await interrupt_drop(workshop, name(workshop))
+            assert await made.drop(name(workshop)) == []
+        assert not await there(workshop, name(workshop))
 
     asyncio.run(go())
 

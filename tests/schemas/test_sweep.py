@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 from databases import connected, waits_or_is_done
-from workshop import Workshop
+from workshop import Workshop, interrupt_drop
 
 from pytest_pgdbm.connections import registration
 from pytest_pgdbm.connections.admin import Admin
@@ -267,6 +267,22 @@ def test_a_dead_runs_databases_go_and_those_made_by_way_of_another_database_stay
         finally:
             async with connected(workshop.url) as connection:
                 await connection.execute(f"drop database if exists {made[2]}")
+
+    asyncio.run(go())
+
+
+def test_a_database_whose_drop_was_interrupted_goes(workshop: Workshop) -> None:
+    async def go() -> None:
+        run = new_run()
+        made = await leave_databases(workshop, run, 1)
+        await interrupt_drop(workshop, made[0])
+        async with connected(workshop.url) as connection:
+            assert [(seen.name, seen.state, seen.why) for seen in await survey(connection) if seen.run] == [
+                (made[0], "dead", "")
+            ]
+        found = await swept(workshop)
+        assert [each.name for each in found.dropped] == made
+        assert await _databases(workshop, run) == []
 
     asyncio.run(go())
 

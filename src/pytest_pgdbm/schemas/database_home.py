@@ -129,13 +129,12 @@ class DatabaseHome:
         return Recycled.of(built, await site.recycle(built, over, found), holders)
 
     async def drop(self, sets: Sequence[BuiltSet]) -> tuple[list[Kept], list[Holder]]:
-        """Drops sets with their databases; returns what had to stay, and who had to be cut off for it."""
-        kept: list[Kept] = []
-        holders: list[Holder] = []
-        for site in [self._sites.pop(each) for each in sets]:
-            holders += await self._empty_if_possible(site)
-            kept += await self._drop(site)
-        return kept, holders
+        """Drops sets with their databases; returns what had to stay, and who had to be cut off for it.
+
+        Whoever is interrupted meanwhile has them dropped nevertheless.
+        """
+        # A database whose drop was interrupted can be dropped, and nothing else.
+        return await self._undoing.to_its_end(self._drop_all([self._sites.pop(each) for each in sets]))
 
     async def drop_stuck(self) -> set[str]:
         """Tries once more to drop what had to stay; nothing, since no database is in another's way."""
@@ -178,6 +177,14 @@ class DatabaseHome:
 
     async def _undo(self, site: Site, error: BaseException) -> None:
         tell_what_stays(error, await self._drop(site))
+
+    async def _drop_all(self, sites: Sequence[Site]) -> tuple[list[Kept], list[Holder]]:
+        kept: list[Kept] = []
+        holders: list[Holder] = []
+        for site in sites:
+            holders += await self._empty_if_possible(site)
+            kept += await self._drop(site)
+        return kept, holders
 
     async def _drop(self, site: Site) -> list[Kept]:
         self._open.discard(site)

@@ -59,7 +59,7 @@ class Databases:
 
         Whoever is interrupted while this goes on must drop it: it is made nevertheless.
         """
-        making = asyncio.ensure_future(self._create(database, self._proof.database_comment(services)))
+        making = asyncio.ensure_future(self._create(database, services))
         making.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Between the two statements it has no comment yet.
         await asyncio.shield(making)
@@ -76,17 +76,18 @@ class Databases:
         except FAILURES as error:
             return [Kept(database, f"the server refused to drop it: {masked(str(error))}", "database")]
 
-    async def _create(self, database: str, comment: str) -> None:
+    async def _create(self, database: str, services: Iterable[str]) -> None:
         try:
             async with self._admin.administrator() as connection:
-                await self._make(connection, database)
+                home = await connection.fetchval(f"select {_HOME}")
+                await self._make(connection, database, database_mark(home))
+                comment = self._proof.database_comment(services, home)
                 await connection.execute(f"comment on database {quote_ident(database)} is {quote_literal(comment)}")
         except FAILURES as error:
             raise BuildError(f"{_NOT_MADE}\n  the server says: {masked(str(error))}") from error
 
-    async def _make(self, connection: asyncpg.Connection, database: str) -> None:
+    async def _make(self, connection: asyncpg.Connection, database: str, mark: int) -> None:
         try:
-            mark = database_mark(await connection.fetchval(f"select {_HOME}"))
             await connection.execute(f"{await _creation(connection, database, self._endpoint)} connection limit {mark}")
         except asyncpg.InsufficientPrivilegeError as error:
             role = quote_ident(await connection.fetchval("select current_user"))

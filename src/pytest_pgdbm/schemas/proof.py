@@ -13,24 +13,35 @@ from pytest_pgdbm.ground.names import parse_database, parse_schema
 
 _COMMENT = re.compile(
     r"pytest-pgdbm (?P<kind>schema|database) of run (?P<run>[0-9a-f]{10}),"
-    r" process (?P<process>\d+) on (?P<host>\S+), services? .*",
+    r" process (?P<process>\d+) on (?P<host>\S+)(?:, mark (?P<mark>\d+))?, services? .*",
     re.DOTALL,
 )
 
+# What the server puts in the place of a database's limit of connections before it drops it. It stays if the drop is
+# interrupted: https://www.postgresql.org/docs/current/catalog-pg-database.html
+_HALF_DROPPED = -2
+
 
 class Said(NamedTuple):
-    """What a comment of the plugin's says: of a `schema` or a `database`, by which process of which run and host."""
+    """What a comment of the plugin's says: of a `schema` or a `database`, by which process of which run and host.
+
+    `mark` is what a database was made with.
+    """
 
     kind: str
     run: str
     process: int
     host: str
+    mark: int | None = None
 
 
 def read(comment: str | None) -> Said | None:
     """What the comment says; None if it is not one of the plugin's."""
     match = _COMMENT.fullmatch(comment or "")
-    return None if match is None else Said(match["kind"], match["run"], int(match["process"]), match["host"])
+    if match is None:
+        return None
+    mark = None if match["mark"] is None else int(match["mark"])
+    return Said(match["kind"], match["run"], int(match["process"]), match["host"], mark)
 
 
 @dataclass(frozen=True)
@@ -47,9 +58,10 @@ class Proof:
         """The comment for the schema of this service."""
         return f"pytest-pgdbm schema of {self._origin()}, service {service!r}"
 
-    def database_comment(self, services: Iterable[str]) -> str:
-        """The comment for a database that is these services' alone."""
-        return f"pytest-pgdbm database of {self._origin()}, services {', '.join(map(repr, services))}"
+    def database_comment(self, services: Iterable[str], home: int) -> str:
+        """The comment for a database that is these services' alone, made by way of the database with the OID `home`."""
+        origin = f"{self._origin()}, mark {database_mark(home)}"
+        return f"pytest-pgdbm database of {origin}, services {', '.join(map(repr, services))}"
 
     def holds(self, schema: str, comment: str | None) -> bool:
         """Whether this run made the schema, or an earlier one for it: name and comment both say so."""
@@ -63,7 +75,8 @@ class Proof:
         """
         name = parse_database(database)
         said = name is not None and _run_said("database", comment) == name.run
-        return name is not None and name.run == self.run and mark == database_mark(home) and (said or comment is None)
+        made = name is not None and name.run == self.run and mark_of(mark, comment) == database_mark(home)
+        return made and (said or comment is None)
 
     def _origin(self) -> str:
         return origin(self.run)
@@ -80,6 +93,12 @@ def database_mark(home: int) -> int:
     No server lets in as many; so it limits nothing, and nobody else sets it.
     """
     return (1 << 30) + home % (1 << 30)
+
+
+def mark_of(limit: int, comment: str | None) -> int | None:
+    """The mark that a database was made with, by its limit of connections and its comment."""
+    said = read(comment)
+    return limit if limit != _HALF_DROPPED else said and said.mark
 
 
 def made_by_a_run(schema: str, comment: str | None) -> bool:

@@ -18,7 +18,7 @@ from pytest_pgdbm.ground import locks
 from pytest_pgdbm.ground.names import is_ours, parse_database, parse_schema
 from pytest_pgdbm.schemas.drop import find_hung_on
 from pytest_pgdbm.schemas.leftovers import Leftover, find
-from pytest_pgdbm.schemas.proof import Said, database_mark, read
+from pytest_pgdbm.schemas.proof import Said, database_mark, mark_of, read
 
 State = Literal["alive", "dying", "dead"]
 
@@ -94,7 +94,7 @@ async def _look(connection: asyncpg.Connection, ours: Sequence[Leftover]) -> lis
     kept = await _kept(connection, ours)
     schemas = await connection.fetch(_SCHEMAS)
     sizes = await _sizes(connection, [row["name"] for row in schemas])
-    homes = {database_mark(row["oid"]): row["name"] for row in await connection.fetch(_HOMES)}
+    homes: dict[int | None, str] = {database_mark(row["oid"]): row["name"] for row in await connection.fetch(_HOMES)}
     found: list[Seen] = []
     for row in schemas:
         why = _not_mine(row) or kept.get(row["name"], "") if row["name"] in mine else _no_proof(row, "schema")
@@ -147,10 +147,10 @@ def _no_proof(row: Mapping[str, Any], kind: str) -> str:
     return f"its comment says that run {said.run} made it"
 
 
-def _no_proof_of_database(row: Mapping[str, Any], homes: Mapping[int, str]) -> str:
+def _no_proof_of_database(row: Mapping[str, Any], homes: Mapping[int | None, str]) -> str:
     if is_ours(row["name"]) and parse_database(row["name"]) is None:
         return "it is a worker's, on a server that the plugin started"
-    home, said = homes.get(row["mark"]), read(row["comment"])
+    home, said = homes.get(mark_of(row["mark"], row["comment"])), read(row["comment"])
     if home is not None and (row["comment"] is None or said is not None):
         return f"it was made by way of database {home}, and is swept there"
     return _no_proof(row, "database") if home is not None else "it lacks the mark that the plugin makes databases with"

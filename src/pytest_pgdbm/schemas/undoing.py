@@ -14,7 +14,7 @@ SECONDS_TO_UNDO = 10.0
 
 
 class Undoing:
-    """The builds of a home that are under way, and those that are being undone."""
+    """The builds of a home that are under way, those that are being undone, and what must not be left half done."""
 
     def __init__(self) -> None:
         self._working: set[asyncio.Task[Any]] = set()
@@ -32,6 +32,10 @@ class Undoing:
         finally:
             self._working.discard(task)
 
+    async def to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the work, which goes on if whoever waits for it is interrupted."""
+        return await asyncio.shield(self._begin(work))
+
     async def idle(self) -> None:
         """Waits until nothing is under way, for ten seconds at most."""
         with contextlib.suppress(asyncio.TimeoutError):
@@ -41,9 +45,9 @@ class Undoing:
         while self._working:
             await asyncio.wait(self._working)
 
-    def _begin(self, undoing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Its own task, which goes on when the one that waits for it is cancelled once more."""
-        task = asyncio.ensure_future(undoing)
+        task = asyncio.ensure_future(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         return task
