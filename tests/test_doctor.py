@@ -250,7 +250,7 @@ def test_what_a_role_lacks_is_told_with_what_mends_it(patient: Patient, workshop
         asyncio.run(make(f"grant create on database {workshop.database} to {role}"))
         code, told = narrow.doctor()
         assert code == 0
-        assert "-n 4 lets workers take turns: -n 2 would not, or max_connections = " in told
+        assert f'-n 4 lets workers take turns: -n 2 would not, or ALTER ROLE "{role}" CONNECTION LIMIT 12' in told
         asyncio.run(make(f"alter role {role} connection limit 16"))
         code, told = narrow.doctor()
         assert code == 0

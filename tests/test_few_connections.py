@@ -155,11 +155,11 @@ def test_a_loop_that_gets_no_connection_since_another_holds_them_is_told_who(pro
     result.stdout.fnmatch_lines(
         [
             "E *waited 1 seconds for a connection to *: this worker's share is in use by other event loops",
-            "E * max_connections: 6, of which 3 are reserved",
+            'E * CONNECTION LIMIT of role "app": 3',
             "E * needed: 3 for 1 worker, each one to build and two for a test",
             "E * held: *1 x 'pgdbm * main pool' (app in stress_test)*",
-            "E * to mend it: max_connections = 9 or more (or CONNECTION LIMIT of the role or database), fewer other"
-            " clients, or fewer workers: -n 1 fits",
+            'E * to mend it: ALTER ROLE "app" CONNECTION LIMIT 6 or more, fewer other clients, or fewer workers:'
+            " -n 1 fits",
             "*= pgdbm =*",
             "waited * seconds for a connection to *: this worker's share is in use by other event loops",
         ]
@@ -243,9 +243,8 @@ def test_isolation_database_is_refused_where_there_is_no_room_for_its_connection
     result.stdout.fnmatch_lines(
         [
             "isolation 'database' needs 5 connections of each worker, and 127.0.0.1:* has 9 for 2 workers",
-            "  max_connections: 12, of which 3 are reserved",
-            "  to mend it: max_connections = 13 or more (or CONNECTION LIMIT of the role or database), or fewer"
-            " workers: -n 1 fits",
+            '  CONNECTION LIMIT of role "app": 9',
+            '  to mend it: ALTER ROLE "app" CONNECTION LIMIT 10 or more, or fewer workers: -n 1 fits',
         ]
     )
     assert 0 < sampler.peak <= 2
@@ -315,11 +314,11 @@ def test_where_others_have_all_but_one_it_is_told_who(project: Project, few: Few
     result.stdout.fnmatch_lines(
         [
             '*waited 1 seconds for a connection to *: the server says: too many connections for role "app"',
-            "* max_connections: 11, of which 3 are reserved",
+            '* CONNECTION LIMIT of role "app": 8',
             "* needed: 3 for 1 worker, each one to build and two for a test",
             "* held: 7 x 'others' (app in stress_test), 1 x 'pgdbm * main admin' (app in stress_test)*",
-            "* to mend it: max_connections = 14 or more (or CONNECTION LIMIT of the role or database), fewer other"
-            " clients, or fewer workers: -n 2 fits",
+            '* to mend it: ALTER ROLE "app" CONNECTION LIMIT 11 or more, fewer other clients, or fewer workers:'
+            " -n 2 fits",
         ]
     )
 

@@ -46,9 +46,16 @@ def test_where_nobody_can_be_asked_it_says_so() -> None:
 def test_it_says_how_many_more_would_be_enough_for_the_workers() -> None:
     text = asyncio.run(Crowd(replace(SERVER, workers=30)).text("why", 7))
     assert "  needed: 90 for 30 workers, each one to build and two for a test\n" in text
-    assert text.endswith(
-        "to mend it: max_connections = 93 or more (or CONNECTION LIMIT of the role or database), fewer other clients,"
-        " or fewer workers: -n 12 fits"
+    assert text.endswith("to mend it: max_connections = 93 or more, fewer other clients, or fewer workers: -n 12 fits")
+
+
+@pytest.mark.parametrize(("limited", "whose"), [('ROLE "App"', 'role "App"'), ('DATABASE "Shop"', 'database "Shop"')])
+def test_where_a_role_or_database_has_the_limit_it_says_whose(limited: str, whose: str) -> None:
+    endpoint = replace(SERVER, max_connections=20, reserved_connections=0, limited=limited)
+    lines = asyncio.run(Crowd(endpoint).text("why", 7)).splitlines()
+    assert lines[1] == f"  CONNECTION LIMIT of {whose}: 20"
+    assert lines[-1] == (
+        f"  to mend it: ALTER {limited} CONNECTION LIMIT 24 or more, fewer other clients, or fewer workers: -n 6 fits"
     )
 
 

@@ -86,6 +86,7 @@ def test_who_may_come_in_is_told_what_there_is(door: Door) -> None:
     own = door.workshop.own
     assert (found.version, found.database) == (own.version, door.workshop.database)
     assert found.max_connections - found.reserved_connections > 50
+    assert found.limited == ""
 
 
 def test_nobody_listens(door: Door) -> None:
@@ -194,7 +195,8 @@ def test_too_few_connections(door: Door, of: str) -> None:
     assert remedy == f'ALTER ROLE "{door.user}" CONNECTION LIMIT -1, and the same for the database'
     door.does(f"alter {of} {name} connection limit 7")
     found = asyncio.run(door.knock(door.url()))
-    assert found.max_connections - found.reserved_connections == 7
+    assert (found.max_connections, found.reserved_connections) == (7, 0)
+    assert found.limited == f'{of.upper()} "{name}"'
     door.does(f"alter {of} {name} connection limit -1")
 
 

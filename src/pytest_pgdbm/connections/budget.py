@@ -73,8 +73,23 @@ def fitting(endpoint: Endpoint, each: int = FEWEST_OF_A_WORKER) -> int:
 
 
 def needed(endpoint: Endpoint, workers: int, each: int = FEWEST_OF_A_WORKER) -> int:
-    """The least `max_connections` with which none of so many workers has to wait for its turn."""
+    """The least number of connections to be let in with which none of so many workers has to wait for its turn."""
     return each * max(workers, 1) + endpoint.reserved_connections
+
+
+def room(endpoint: Endpoint) -> str:
+    """How many connections are let in, and by what."""
+    kind, _, name = endpoint.limited.partition(" ")
+    if kind:
+        return f"CONNECTION LIMIT of {kind.lower()} {name}: {endpoint.max_connections}"
+    return f"max_connections: {endpoint.max_connections}, of which {endpoint.reserved_connections} are reserved"
+
+
+def raised(endpoint: Endpoint, number: int) -> str:
+    """What has so many let in."""
+    if endpoint.limited:
+        return f"ALTER {endpoint.limited} CONNECTION LIMIT {number}"
+    return f"max_connections = {number}"
 
 
 def _between(least: int, wanted: int, most: int) -> int:

@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 
-from pytest_pgdbm.connections.budget import FEWEST_OF_A_WORKER, fewest_with_databases, fitting, needed
+from pytest_pgdbm.connections.budget import (
+    FEWEST_OF_A_WORKER,
+    fewest_with_databases,
+    fitting,
+    needed,
+    raised,
+    room,
+)
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import NoConnection
@@ -53,10 +60,9 @@ def no_room_for_databases(endpoint: Endpoint) -> NoConnection:
     return NoConnection(
         f"isolation 'database' needs {each} connections of each worker, and {endpoint.host}:{endpoint.port} has"
         f" {usable} for {_workers(workers)}\n"
-        f"  max_connections: {endpoint.max_connections}, of which {endpoint.reserved_connections} are reserved\n"
-        f"  to mend it: max_connections = {needed(endpoint, workers, each)} or more (or CONNECTION LIMIT of the role or"
-        f" database), or fewer workers: -n {fitting(endpoint, each)} "
-        + ("fits" if usable >= each else "would still be too many")
+        f"  {room(endpoint)}\n"
+        f"  to mend it: {raised(endpoint, needed(endpoint, workers, each))} or more, or fewer workers:"
+        f" -n {fitting(endpoint, each)} " + ("fits" if usable >= each else "would still be too many")
     )
 
 
@@ -93,12 +99,12 @@ class Crowd:
         at, endpoint = f"{self._endpoint.host}:{self._endpoint.port}", self._endpoint
         return (
             f"waited {waited:.0f} seconds for a connection to {at}: {masked(why)}\n"
-            f"  max_connections: {endpoint.max_connections}, of which {endpoint.reserved_connections} are reserved\n"
+            f"  {room(endpoint)}\n"
             f"  needed: {FEWEST_OF_A_WORKER * endpoint.workers} for {_workers(endpoint.workers)},"
             " each one to build and two for a test\n"
             f"  held: {', '.join(await self._holders()) or 'who holds them could not be asked'}\n"
-            f"  to mend it: max_connections = {self._enough()} or more (or CONNECTION LIMIT of the role or database),"
-            f" fewer other clients, or fewer workers: -n {fitting(endpoint)} fits"
+            f"  to mend it: {raised(endpoint, self._enough())} or more, fewer other clients, or fewer workers:"
+            f" -n {fitting(endpoint)} fits"
         )
 
     def _enough(self) -> int:

@@ -57,17 +57,15 @@ _REFUSED = (
 )
 _STILL_STARTING = (asyncpg.CannotConnectNowError, ConnectionError, asyncpg.ConnectionDoesNotExistError)
 
-# Limits of a role or database are -1 where there are none. The least of them, not an array: asyncpg takes ten
-# milliseconds to find out what an integer[] is.
+# Limits of a role or database are -1 where there are none.
 _LIMITS = """
 select current_setting('server_version') as version, current_database() as database, current_user as role,
     current_setting('max_connections')::int as most,
     current_setting('superuser_reserved_connections')::int
         + coalesce(current_setting('reserved_connections', true)::int, 0) as reserved,
-    (select min(allowed) from (
-        select rolconnlimit as allowed from pg_catalog.pg_roles where rolname = session_user and not rolsuper
-        union all select datconnlimit from pg_catalog.pg_database where datname = current_database()
-    ) as limits where allowed >= 0) as allowed
+    session_user as login,
+    (select rolconnlimit from pg_catalog.pg_roles where rolname = session_user and not rolsuper) as of_role,
+    (select datconnlimit from pg_catalog.pg_database where datname = current_database()) as of_database
 """
 
 
@@ -290,12 +288,10 @@ async def _look(endpoint: Endpoint, connection: asyncpg.Connection) -> Endpoint:
         )
     row = await connection.fetchrow(_LIMITS)
     assert row is not None
-    usable = row["most"] - row["reserved"]
-    if row["allowed"] is not None:
-        usable = min(usable, row["allowed"])
-    if usable < FEWEST_CONNECTIONS:
+    most, reserved, limited = _room(row)
+    if most - reserved < FEWEST_CONNECTIONS:
         raise ServerFailed(
-            f"{_place(endpoint)} gives role {quote_ident(row['role'])} {usable} connections in database"
+            f"{_place(endpoint)} gives role {quote_ident(row['role'])} {most - reserved} connections in database"
             f" {quote_ident(row['database'])}, and a run needs {FEWEST_CONNECTIONS} at least",
             f"ALTER ROLE {quote_ident(row['role'])} CONNECTION LIMIT -1, and the same for the database",
         )
@@ -303,9 +299,21 @@ async def _look(endpoint: Endpoint, connection: asyncpg.Connection) -> Endpoint:
         endpoint,
         version=row["version"].split()[0],
         database=row["database"],
-        max_connections=usable + row["reserved"],
-        reserved_connections=row["reserved"],
+        max_connections=most,
+        reserved_connections=reserved,
+        limited=limited,
     )
+
+
+def _room(row: asyncpg.Record) -> tuple[int, int, str]:
+    """How many connections there may be, how many of them are not for us, and what limits them, "" for the server."""
+    rooms = [(row["most"] - row["reserved"], "")]
+    if (row["of_role"] or -1) >= 0:
+        rooms.append((row["of_role"], f"ROLE {quote_ident(row['login'])}"))
+    if row["of_database"] >= 0:
+        rooms.append((row["of_database"], f"DATABASE {quote_ident(row['database'])}"))
+    usable, limited = min(rooms, key=lambda room: room[0])
+    return (usable, 0, limited) if limited else (row["most"], row["reserved"], "")
 
 
 async def _make_role(connection: asyncpg.Connection, endpoint: Endpoint) -> None:

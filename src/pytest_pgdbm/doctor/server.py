@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import asyncpg
 
-from pytest_pgdbm.connections.budget import Budget, fewest_with_databases, fitting, needed
+from pytest_pgdbm.connections.budget import Budget, fewest_with_databases, fitting, needed, raised
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.login import first_login
 from pytest_pgdbm.doctor import advice, left
@@ -86,7 +86,7 @@ def _budget(endpoint: Endpoint) -> Iterator[str]:
         if budget.tickets:
             yield (
                 f"-n {workers} lets workers take turns: -n {fitting(endpoint)} would not,"
-                f" or max_connections = {needed(endpoint, workers)}"
+                f" or {raised(endpoint, needed(endpoint, workers))}"
             )
         else:
             yield f"-n {workers} gives each worker a pool of up to {budget.pool}, {_databases(endpoint, budget)}"

@@ -43,7 +43,9 @@ class Endpoint:
     `since` what spoke against the programs that would else have been taken, if anything did. `kept` is
     for a server that outlives its run: what stands for its cluster as the next run must find it, empty before the
     first login; None for all other servers. `kept_in` is that server's folder. `workers` of the run share the server.
-    `identity` is the database at a URL that was looked at; `allowed` says that the user's word opened it.
+    `max_connections` are there, of which `reserved_connections` are for others; `limited` is whose limit that is, as
+    ALTER names a role or database, "" where it is the server's. `identity` is the database at a URL that was looked at;
+    `allowed` says that the user's word opened it.
     """
 
     kind: ServerKind
@@ -63,6 +65,7 @@ class Endpoint:
     sharedir: str | None = None
     max_connections: int = 100
     reserved_connections: int = 3
+    limited: str = ""
     kept: str | None = None
     kept_in: str | None = None
     workers: int = 1
