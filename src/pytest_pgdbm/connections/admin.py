@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -91,6 +91,8 @@ class Admin:
         """How often the connection has ended by itself: what was made before that is not to be touched."""
         self.on_loss: list[Callable[[], None]] = []
         """What is called in the private loop when the connection has ended by itself, before there is another."""
+        self.on_release: list[Callable[[asyncpg.Connection], Awaitable[None]]] = []
+        """What is called in the private loop when a migration has released all locks of the session."""
 
     @asynccontextmanager
     async def resetter(self) -> AsyncIterator[asyncpg.Connection]:
@@ -310,8 +312,9 @@ class Admin:
     async def _release_locks(self, connection: asyncpg.Connection) -> None:
         if self._registration is None:
             await connection.execute("select pg_catalog.pg_advisory_unlock_all()")
-        else:
-            await self._registration.clean(connection)
+        elif await self._registration.clean(connection):
+            for take_again in self.on_release:
+                await take_again(connection)
 
 
 async def _roll_back(connection: asyncpg.Connection) -> None:

@@ -93,9 +93,14 @@ class Registration:
                 " l.locktype = 'advisory'"
             ) from error
 
-    async def clean(self, connection: asyncpg.Connection) -> None:
-        """Releases all other advisory locks of the session; these are taken anew if somebody has released them."""
+    async def clean(self, connection: asyncpg.Connection) -> bool:
+        """Releases all other advisory locks of the session; these are taken anew if somebody has released them.
+
+        Returns whether they were.
+        """
         await connection.execute(_RELEASE_OTHERS.format(**self._locks))
-        if not await connection.fetchval(_HELD.format(**self._locks)):
-            await connection.execute("select pg_catalog.pg_advisory_unlock_all()")
-            await self.enter(connection)
+        if await connection.fetchval(_HELD.format(**self._locks)):
+            return False
+        await connection.execute("select pg_catalog.pg_advisory_unlock_all()")
+        await self.enter(connection)
+        return True

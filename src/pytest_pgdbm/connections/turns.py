@@ -67,6 +67,7 @@ class Turns:
         self._watching: asyncio.Task[None] | None = None
         self._seats: Seats | None = None
         admin.on_loss.append(self._lose)
+        admin.on_release.append(self._take_again)
 
     async def take(self, seats: Seats, known: int) -> None:
         """Waits until there are more seats than the `known`; in any loop. Raises NoConnection."""
@@ -111,6 +112,13 @@ class Turns:
         if self._seats is not None:
             with self._seats.lock:
                 self._seats.number = 0
+
+    async def _take_again(self, connection: asyncpg.Connection) -> None:
+        """Takes the same tickets, or none if somebody else has one by now."""
+        tickets = [row["ticket"] for row in await connection.fetch(_TAKE, self._held, len(self._held))]
+        if len(tickets) < len(self._held):
+            await connection.execute(_GIVE, tickets)
+            self._lose()
 
     async def _tickets(self) -> list[int]:
         wait = self._crowd.wait(SECONDS_FOR_A_TURN)
