@@ -251,39 +251,39 @@ def test_asyncpg_works_as_ever_afterwards(workshop: Workshop, lend: Lend) -> Non
     asyncio.run(go())
 
 
+@asynccontextmanager
+async def held_up(workshop: Workshop) -> AsyncIterator[tuple[Admin, asyncio.Future[int], asyncpg.Connection]]:
+    """Somebody who waits for the line, while its answers wait for a lock of another's; they come in the end."""
+    async with lending(workshop) as admin, connected(workshop.url) as other:
+        await other.execute("select pg_advisory_lock(4711)")
+        heard = ask(admin, "select pg_advisory_xact_lock(4711)", "select 'then'")
+        working = asyncio.ensure_future(pid_of(admin))
+        assert not await waits_or_is_done(working, other)
+        assert heard == []
+        yield admin, working, other
+        assert [list(answer.rows) for answer in heard] == [[("",)], [("then",)]]
+        assert admin.losses == 0
+
+
 def test_who_comes_next_waits_for_what_was_asked(workshop: Workshop) -> None:
     async def go() -> None:
-        async with lending(workshop) as admin, connected(workshop.url) as other:
-            await other.execute("select pg_advisory_lock(4711)")
-            heard = ask(admin, "select pg_advisory_xact_lock(4711)", "select 'then'")
-            working = asyncio.ensure_future(pid_of(admin))
-            assert not await waits_or_is_done(working, other)
-            assert heard == []
-            with admin.line() as line:
-                assert line is None
+        async with held_up(workshop) as (admin, working, other):
+            assert line_of(admin) is None
             await other.execute("select pg_advisory_unlock(4711)")
             await working
-            assert [list(answer.rows) for answer in heard] == [[("",)], [("then",)]]
 
     asyncio.run(go())
 
 
 def test_who_does_not_wait_any_longer_leaves_the_answers_to_who_does(workshop: Workshop) -> None:
     async def go() -> None:
-        async with lending(workshop) as admin, connected(workshop.url) as other:
-            await other.execute("select pg_advisory_lock(4711)")
-            heard = ask(admin, "select pg_advisory_xact_lock(4711)", "select 'then'")
-            working = asyncio.ensure_future(pid_of(admin))
-            assert not await waits_or_is_done(working, other)
+        async with held_up(workshop) as (admin, working, other):
             working.cancel()
             assert isinstance(*await asyncio.gather(working, return_exceptions=True), asyncio.CancelledError)
-            with admin.line() as line:
-                assert line is None
+            assert line_of(admin) is None
             await other.execute("select pg_advisory_unlock(4711)")
             async with admin.administrator() as connection:
                 assert await connection.fetchval("select 'mine'") == "mine"
-            assert [list(answer.rows) for answer in heard] == [[("",)], [("then",)]]
-            assert admin.losses == 0
 
     asyncio.run(go())
 
