@@ -153,13 +153,15 @@ def test_what_is_larger_than_any_buffer_goes_both_ways(workshop: Workshop) -> No
 
 def test_what_was_sent_in_part_is_sent_to_its_end_for_who_comes_next(workshop: Workshop) -> None:
     async def go() -> None:
-        async with lending(workshop) as admin:
+        async with lending(workshop) as admin, connected(workshop.url) as other:
+            await other.execute("select pg_advisory_lock(4711)")  # who waits for it does not read
             large = "x" * 20_000_000
-            heard = ask(admin, f"select length('{large}')")
+            heard = ask(admin, "select pg_advisory_xact_lock(4711)", f"select length('{large}')")
             with the_line(admin) as line:
                 assert line._unsent
+            await other.execute("select pg_advisory_unlock(4711)")
             async with admin.administrator() as connection:
-                assert [list(answer.rows) for answer in heard] == [[(str(len(large)),)]]
+                assert [list(answer.rows) for answer in heard] == [[("",)], [(str(len(large)),)]]
                 assert await connection.fetchval("select 'mine'") == "mine"
 
     asyncio.run(go())
