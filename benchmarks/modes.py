@@ -37,6 +37,7 @@ def measure(runner: Runner, services: dict[int, Path], processes: int, *, quick:
             _OFF: lambda: one("plugin", "--pgdbm-reuse=off"),
             _WORKERS_PLUGIN: lambda: _on_workers(runner, services[30], "plugin", tests),
             _WORKERS_ROLLBACK: lambda: _on_workers(runner, services[30], "rollback", tests),
+            _WORKERS_SHARED: lambda: _on_workers(runner, services[30], "no_isolation", tests),
         }
         seen: dict[str, list[float]] = defaultdict(list)
         for turn in range(processes):
@@ -54,6 +55,7 @@ _DATABASE = "three services in a database for each test"
 _OFF = "`pgdbm_reuse = off`"
 _WORKERS_PLUGIN = f"`-n {_WORKERS}`"
 _WORKERS_ROLLBACK = f"`BEGIN`/`ROLLBACK` with `-n {_WORKERS}`"
+_WORKERS_SHARED = f"no isolation with `-n {_WORKERS}`"
 
 
 def _one(runner: Runner, migrations: Path, tests: int, suite: str, *options: str) -> float:

@@ -131,11 +131,11 @@ def resolver(folder: Path, services: Mapping[str, Service]) -> Resolver:
 
 def hear(home: Home) -> None:
     """Waits for all answers to what was sent to give sets back, and sends nothing more."""
-    with home._site.admin.line() as line:
-        assert line is not None
-        while line.is_busy:
-            select.select([line._socket], [], [], 30)
-            line.listen()
+    line = home._site.admin.with_line(lambda line: line)
+    assert line is not None
+    while line.is_busy:
+        select.select([line._socket], [], [], 30)
+        line.listen()
 
 
 async def interrupt_drop(workshop: Workshop, database: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import socket
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,27 +36,29 @@ async def lending(workshop: Workshop) -> AsyncIterator[Admin]:
     await admin.close()
 
 
-@contextmanager
-def the_line(admin: Admin) -> Iterator[Line]:
-    with admin.line() as line:
-        assert line is not None
-        yield line
+def line_of(admin: Admin) -> Line | None:
+    return admin.with_line(lambda line: line)
+
+
+def the_line(admin: Admin) -> Line:
+    line = line_of(admin)
+    assert line is not None
+    return line
 
 
 def ask(admin: Admin, *statements: str) -> list[Answer]:
     """Sends statements; the list has their answers once they are heard."""
     heard: list[Answer] = []
-    with the_line(admin) as line:
-        line.ask([(statement, heard.append) for statement in statements])
+    the_line(admin).ask([(statement, heard.append) for statement in statements])
     return heard
 
 
 def answers(admin: Admin, *statements: str) -> list[Answer]:
     heard = ask(admin, *statements)
-    with the_line(admin) as line:
-        while line.is_busy:
-            select.select([line._socket], [line._socket] if line._unsent else [], [], SECONDS)
-            line.listen()
+    line = the_line(admin)
+    while line.is_busy:
+        select.select([line._socket], [line._socket] if line._unsent else [], [], SECONDS)
+        line.listen()
     return heard
 
 
@@ -157,8 +160,7 @@ def test_what_was_sent_in_part_is_sent_to_its_end_for_who_comes_next(workshop: W
             await other.execute("select pg_advisory_lock(4711)")  # who waits for it does not read
             large = "x" * 20_000_000
             heard = ask(admin, "select pg_advisory_xact_lock(4711)", f"select length('{large}')")
-            with the_line(admin) as line:
-                assert line._unsent
+            assert the_line(admin)._unsent
             await other.execute("select pg_advisory_unlock(4711)")
             async with admin.administrator() as connection:
                 assert [list(answer.rows) for answer in heard] == [[("",)], [(str(len(large)),)]]
@@ -188,8 +190,7 @@ def test_a_session_that_is_ended_is_known_at_once_and_another_follows(workshop: 
             await end(workshop, pid)
             await asyncio.wait_for(event.wait(), SECONDS)
             assert (admin.losses, admin.is_open, heard) == (1, False, [])
-            with admin.line() as line:
-                assert line is None
+            assert line_of(admin) is None
             assert await pid_of(admin) != pid
             assert told(admin, "select 'anew'") == "anew"
             assert (admin.losses, heard) == (1, [])
@@ -201,9 +202,9 @@ def test_work_that_comes_before_the_end_of_the_session_is_known_gets_another(wor
     async def go() -> None:
         async with lending(workshop) as admin:
             heard = ask(admin, "select pg_terminate_backend(pg_backend_pid())", "select 'never'")
-            with the_line(admin) as line:
-                select.select([line._hangup], [], [], SECONDS)  # while the loop is not asked
-                line.listen()
+            line = the_line(admin)
+            select.select([line._hangup], [], [], SECONDS)  # while the loop is not asked
+            line.listen()
             pid = admin._pid
             assert await pid_of(admin) != pid
             assert (admin.losses, [answer.rows for answer in heard if answer.rows]) == (1, [])
@@ -290,11 +291,6 @@ def test_who_does_not_wait_any_longer_leaves_the_answers_to_who_does(workshop: W
     asyncio.run(go())
 
 
-def line_of(admin: Admin) -> Line | None:
-    with admin.line() as line:
-        return line
-
-
 @pytest.mark.parametrize("lend", [Admin.administrator, Admin.tester], ids=lambda lend: lend.__name__)
 def test_there_is_none_but_after_work_that_left_the_session_set_up_for_it(workshop: Workshop, lend: Lend) -> None:
     async def go() -> None:
@@ -315,9 +311,40 @@ def test_there_is_none_but_after_work_that_left_the_session_set_up_for_it(worksh
 
 
 def interrupted(admin: Admin, question: Question) -> None:
-    with the_line(admin) as line:
+    def use(line: Line | None) -> None:
+        assert line is not None
         line.ask([question])
         raise KeyboardInterrupt
+
+    admin.with_line(use)
+
+
+class TimeIsOver(Exception):
+    """What a signal's handler raises."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+def test_no_interruption_at_any_moment_keeps_the_turn(workshop: Workshop) -> None:
+    def over(*_: object) -> None:
+        raise TimeIsOver
+
+    def use_until(admin: Admin, seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            admin.with_line(lambda _: None)
+
+    async def go() -> None:
+        async with lending(workshop) as admin:
+            for number in range(1000):
+                with pytest.raises(TimeIsOver):
+                    use_until(admin, 0.00005 + number * 0.0000001)
+                assert not admin._line_turn.locked()
+
+    before = signal.signal(signal.SIGALRM, over)
+    try:
+        asyncio.run(go())
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_an_interruption_gives_it_up_and_no_answer_is_taken_for_anothers(workshop: Workshop) -> None:

@@ -232,8 +232,7 @@ def test_a_session_that_is_encrypted_is_never_lent_as_a_line(site: Site) -> None
         for _ in range(2):
             async with admin.resetter() as connection:
                 assert await connection.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
-            with admin.line() as line:
-                assert line is None
+            assert admin.with_line(lambda line: line) is None
         await admin.close()
 
     asyncio.run(go())

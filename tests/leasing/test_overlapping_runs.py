@@ -12,6 +12,12 @@ Query = Callable[[str], list[asyncpg.Record]]
 
 LEFT = "select nspname from pg_namespace where nspname ~ '^pgdbm_'"
 
+LEFT_DATABASES = """
+select datname from pg_database where datname ~ '^pgdbm_' and datconnlimit in (-2, (
+    select (1 << 30) + oid::bigint % (1 << 30) from pg_database where datname = current_database()
+))
+"""
+
 QUICK_TESTS = """
 import pytest
 
@@ -75,6 +81,46 @@ def test_a_thread_of_a_tests_own_leases_meanwhile(project: Project, query: Query
     assert query(LEFT) == []
 
 
+def test_threads_of_one_test_that_ask_at_once_have_the_same_schema(project: Project, query: Query) -> None:
+    with_services(project, "one")
+    project.write(
+        "conftest.py",
+        """
+        import sys
+        import pytest
+
+        @pytest.fixture(autouse=True, scope="session")
+        def one_after_the_other():
+            before = sys.getswitchinterval()
+            sys.setswitchinterval(0.00001)
+            yield
+            sys.setswitchinterval(before)
+        """,
+    )
+    project.run_apart(
+        test="""
+        import threading
+        import pytest
+
+        @pytest.mark.parametrize("number", range(100))
+        def test_it(pgdbm_db, number):
+            schemas, together = [], threading.Barrier(4)
+
+            def work():
+                together.wait()
+                schemas.append(pgdbm_db("one").get().schema)
+
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert (len(schemas), len(set(schemas))) == (4, 1)
+        """
+    ).assert_outcomes(passed=100)
+    assert query(LEFT) == []
+
+
 # What pytest-timeout does with its method "signal": an exception out of a signal's handler, wherever the thread is.
 INTERRUPTS = """
 import signal
@@ -84,6 +130,7 @@ from pytest_pgdbm.connections.line import Line
 from pytest_pgdbm.leasing.leases import _Together
 from pytest_pgdbm.leasing.stock import Stock
 from pytest_pgdbm.schemas.home import Home
+from pytest_pgdbm.schemas.recycling.overlapped import Overlapped
 
 users_db = pgdbm_db("users")
 orders_db = pgdbm_db("orders")
@@ -109,7 +156,22 @@ class Interrupting:
             self.interrupted.append(self.calls)
             signal.raise_signal(signal.SIGUSR1)
 
-point = Interrupting({place})
+class Done(Interrupting):
+    def __init__(self, before):
+        super().__init__(Overlapped, "begin", before)
+
+    def call(self, overlapped, recyclable, over, done, *args):
+        self.calls += 1
+
+        def called(*came):
+            if self.before:
+                self.interrupt()
+            done(*came)
+            self.interrupt()
+
+        return self.original(overlapped, recyclable, over, called, *args)
+
+point = {place}
 
 class TimeIsOver(Exception):
     pass
@@ -141,25 +203,31 @@ async def test_it(users_db, things_db, number):
 """
 
 
+PLACES = [
+    "Interrupting(Line, 'ask', True)",
+    "Interrupting(Line, 'ask', False)",
+    "Interrupting(Line, 'listen', False)",
+    "Interrupting(Stock, 'begin', True)",
+    "Interrupting(Stock, 'begin', False)",
+    "Interrupting(Home, 'begin', False)",
+    "Interrupting(_Together, 'begin', False)",
+    "Interrupting(Home, 'go_on', True)",
+    "Done(True)",
+    "Done(False)",
+]
+WITH_DATABASES = [*PLACES[:3], *PLACES[-2:]]
+
+
 @pytest.mark.parametrize(
-    "place",
-    [
-        "Line, 'ask', True",
-        "Line, 'ask', False",
-        "Line, 'listen', False",
-        "Stock, 'begin', True",
-        "Stock, 'begin', False",
-        "Home, 'begin', False",
-        "_Together, 'begin', False",
-        "Home, 'go_on', True",
-    ],
+    ("place", "isolation"),
+    [*((place, "schema") for place in PLACES), *((place, "database") for place in WITH_DATABASES)],
 )
 def test_an_interruption_costs_one_test_and_no_other_sees_anything_of_it(
-    project: Project, query: Query, place: str
+    project: Project, query: Query, place: str, isolation: str
 ) -> None:
     with_services(project, "things")
     project.write("conftest.py", INTERRUPTS.format(place=place))
-    result = project.run_apart(test=INTERRUPTED)
+    result = project.run_apart(f"--pgdbm-isolation={isolation}", test=INTERRUPTED)
     outcomes = result.parseoutcomes()
     assert outcomes.pop("passed") + outcomes.get("failed", 0) >= 79
     assert sum(outcomes.values()) == 1
@@ -168,3 +236,4 @@ def test_an_interruption_costs_one_test_and_no_other_sees_anything_of_it(
     again = "async def test_works(users_db):\n    assert users_db.schema\n"
     project.run(test=again).assert_outcomes(passed=1)  # which sweeps what was lost
     assert query(LEFT) == []
+    assert query(LEFT_DATABASES) == []

@@ -13,7 +13,7 @@ import pytest
 from workshop import Workshop, hear
 
 from pytest_pgdbm import Database
-from pytest_pgdbm.connections.terms import Term
+from pytest_pgdbm.connections.terms import LOSS, Term
 from pytest_pgdbm.leasing.leases import Left, _Together
 from pytest_pgdbm.leasing.stock import LEASES_FOR_THREE, LEASES_FOR_TWO, Outcome, Stock
 from pytest_pgdbm.schemas.home import Home
@@ -191,6 +191,56 @@ def test_what_was_begun_and_lost_is_told_and_not_leased_again(workshop: Workshop
             await stock.clear()
             assert begun.told == 1
             assert await workshop.schemas() == [built.schemas["users"]]  # which is others' to sweep
+
+    asyncio.run(work())
+
+
+@WITH_EPOLL
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "given back"])
+def test_what_comes_back_after_all_were_given_up_is_dropped_and_not_leased(workshop: Workshop, begun: bool) -> None:
+    """As it may where only the connection has been lost that shows that the process lives."""
+
+    async def work() -> None:
+        async with stocked(workshop) as stock:
+            coming = Begun(stock)
+            if begun:
+                built = await coming.begin(workshop, WROTE)
+            else:
+                built = await stock.take()
+                coming.tasks.append(stock.give_back(built))
+                await asyncio.sleep(0)
+            stock.lose()
+            while not coming.tasks:
+                await stock.home.finish()
+                await asyncio.sleep(0)
+            assert (await coming.tasks[0]).why.endswith(LOSS)
+            assert built.schemas["users"] not in await workshop.schemas()
+            another = await stock.take()
+            assert another is not built
+            await stock.give_back(another)
+
+    asyncio.run(work())
+
+
+def test_to_drop_one_those_are_waited_for_that_are_on_their_way(workshop: Workshop) -> None:
+    async def work() -> None:
+        async with stocked(workshop) as stock:
+            stock.give_back(await stock.take())
+            assert await stock.drop_one() == ([], [])
+            assert await workshop.schemas() == []
+
+    asyncio.run(work())
+
+
+@WITH_EPOLL
+def test_to_drop_one_those_are_waited_for_that_were_begun(workshop: Workshop) -> None:
+    async def work() -> None:
+        async with stocked(workshop) as stock:
+            begun = Begun(stock)
+            await begun.begin(workshop, WROTE)
+            assert await stock.drop_one() == ([], [])
+            assert begun.told == 1
+            assert await workshop.schemas() == []
 
     asyncio.run(work())
 

@@ -67,10 +67,10 @@ def go_on(home: Home, *coming: Said) -> None:
     """Goes on until of all of these something has come."""
     while not all(coming):
         home.go_on()
-        with home._site.admin.line() as line:
-            assert line is not None
-            if line.is_busy and not all(coming):
-                select.select([line._socket], [], [], SECONDS)
+        line = home._site.admin.with_line(lambda line: line)
+        assert line is not None
+        if line.is_busy and not all(coming):
+            select.select([line._socket], [], [], SECONDS)
 
 
 def come_back(home: Home, built: BuiltSet) -> tuple[bool, Found | None]:
@@ -325,17 +325,26 @@ def test_what_was_begun_is_over_once_it_is_finished(workshop: Workshop) -> None:
     asyncio.run(go())
 
 
-@LENDS
-def test_what_is_begun_while_the_connection_is_at_work_comes_back_afterwards(workshop: Workshop, lend: Lend) -> None:
+def test_what_is_begun_while_another_is_reset_comes_back_afterwards(workshop: Workshop) -> None:
     async def go() -> None:
         async with settled(workshop) as (home, built, _):
-            async with lend(home._site.admin):
+            async with home._site.admin.resetter():
                 said = begin(home, built)
                 home.go_on()
                 assert said == []
-            while not said:
-                await home.finish()
-            assert said == [(lend is not Admin.tester, None)]  # which leaves nothing that was temporary
+            go_on(home, said)
+            assert said == [(True, None)]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("lend", [Admin.administrator, Admin.tester], ids=lambda lend: lend.__name__)
+def test_nothing_is_begun_where_nobody_is_about_to_lend_the_line(workshop: Workshop, lend: Lend) -> None:
+    async def go() -> None:
+        async with settled(workshop) as (home, built, _):
+            async with lend(home._site.admin):
+                assert not home.begin(built, time.monotonic(), unexpected)
+            assert not home.begin(built, time.monotonic(), unexpected)
             assert (await home.recycle(built)).why == ""
             assert come_back(home, built) == (True, None)
 

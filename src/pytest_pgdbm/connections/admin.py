@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -25,14 +25,16 @@ from pytest_pgdbm.connections.registration import Registration
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.names import quote_ident, quote_literal
 
+T = TypeVar("T")
+
 SECONDS_TO_CLOSE = 2.0
 
 _POLL = 0.0005
 
+_AS_LOGGED_IN = "reset session authorization; reset role; reset all"
+
 # Not DISCARD ALL: it takes asyncpg's prepared statements too.
-_CLEAN = """
-reset session authorization; reset role; reset all; close all; unlisten *; discard temp; discard sequences
-"""
+_CLEAN = f"{_AS_LOGGED_IN}; close all; unlisten *; discard temp; discard sequences"
 
 # Set once for many resets: each change of the replication role throws away all plans of the session. As a replica,
 # nothing of the user's fires: https://www.postgresql.org/docs/current/runtime-config-client.html. Rows that policies
@@ -85,11 +87,12 @@ class Admin:
         self._line: Line | None = None
         self._line_turn = threading.Lock()
         self._line_is_free = False
+        self._is_for_reset = False
         self.session = 0
         """Another number once what was temporary in the session is gone."""
         self.losses = 0
         """How often the connection has ended by itself: what was made before that is not to be touched."""
-        self.on_loss: list[Callable[[], None]] = []
+        self.on_loss: list[Callable[[], object]] = []
         """What is called in the private loop when the connection has ended by itself, before there is another."""
         self.on_release: list[Callable[[asyncpg.Connection], Awaitable[None]]] = []
         """What is called in the private loop when a migration has released all locks of the session."""
@@ -102,25 +105,26 @@ class Admin:
         is lent as a line afterwards.
         """
         async with self._at_work():
-            connection = await self._opened()
-            if not self._resetting:
-                superuser = connection.get_settings().is_superuser == "on"
-                await connection.execute(f"{_RESETTING}; {_AS_REPLICA}" if superuser else _RESETTING)
-                self._resetting = True
-            with _closed_if_broken(connection):
-                yield connection
-            self._lend(connection)
+            self._is_for_reset = True
+            try:
+                connection = await self._set_up()
+                with _closed_if_broken(connection):
+                    yield connection
+                self._lend(connection)
+            finally:
+                self._is_for_reset = False
 
-    @contextmanager
-    def line(self) -> Iterator[Line | None]:
-        """The session as a line, set up as by `resetter`; None while it is at work. For any thread, briefly.
+    def with_line(self, use: Callable[[Line | None], T]) -> T:
+        """What `use` returns of the session as a line, set up as by `resetter`; None while it is not lent.
 
-        After an interruption (Ctrl-C, a time-out that raises) nobody knows whose the next answer is: it is given up.
+        For any thread, briefly. After an interruption (Ctrl-C, a time-out that raises) nobody knows whose the next
+        answer is: the line is given up.
         """
+        # Not a context manager of our own: interrupted on its way in or out it would keep the turn for good.
         with self._line_turn:
             line = self._line if self._line_is_free else None
             try:
-                yield line
+                return use(line)
             except BaseException:
                 if line is not None:
                     line.broken = True
@@ -133,14 +137,16 @@ class Admin:
                 self._line.broken = True
 
     @property
-    def has_line(self) -> bool:
-        """Whether the session is lent as a line whenever it is not at work."""
-        return self._line is not None and not self._line.broken
+    def is_lent_soon(self) -> bool:
+        """Whether the session is lent as a line now, or will be after the work that is done on it."""
+        line = self._line
+        return line is not None and not line.broken and (self._line_is_free or self._is_for_reset)
 
     @property
     def is_given_up(self) -> bool:
         """Whether the connection is lost with the next work."""
-        return self._line is not None and self._line.broken
+        line = self._line
+        return line is not None and line.broken
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
@@ -241,6 +247,14 @@ class Admin:
         if line is not None:
             line.close()
 
+    async def _set_up(self) -> asyncpg.Connection:
+        connection = await self._opened()
+        if not self._resetting:
+            superuser = connection.get_settings().is_superuser == "on"
+            await connection.execute(f"{_RESETTING}; {_AS_REPLICA}" if superuser else _RESETTING)
+            self._resetting = True
+        return connection
+
     async def _plain(self) -> asyncpg.Connection:
         connection = await self._opened()
         if self._resetting:
@@ -253,6 +267,9 @@ class Admin:
             self._connection = await self._connect()
         elif self._interrupted:
             await _roll_back(self._connection)
+            # Whether what was cancelled came about is not known: a change of the role or of the settings, say.
+            await self._connection.execute(_AS_LOGGED_IN)
+            self._resetting = False
         self._interrupted = False
         return self._connection
 

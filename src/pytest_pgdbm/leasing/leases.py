@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from pytest_pgdbm.connections.manager import Database
 from pytest_pgdbm.connections.pool_set import Pools
 from pytest_pgdbm.connections.pools import SharedPool
+from pytest_pgdbm.connections.quiet import quietly
 from pytest_pgdbm.connections.terms import LOSS, Term
 from pytest_pgdbm.leasing.leaks import Leak, describe
 from pytest_pgdbm.leasing.stock import AnyHome, Outcome, Stock
@@ -44,9 +45,10 @@ class Leases:
         self._leased_now: dict[BuiltSet, Term] = {}
         self._stocks: dict[tuple[object, ...], Stock] = {}
         self._returned: list[tuple[Term, Leased]] = []
-        self._returning: set[asyncio.Task[None]] = set()
+        self._returning: set[asyncio.Task[Any]] = set()
         self._late: list[Leak] = []
         self._writing: set[int] = set()
+        self._lock = threading.Lock()  # threads of a test may ask at once, and all may be lost meanwhile
         self.dropped: list[str] = []
         """Which tests' sets could not be leased again, and why."""
         self.gone: set[str] = set()
@@ -55,12 +57,13 @@ class Leases:
     def lease_now(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> dict[str, Database] | None:
         """As `lease`, from any thread and at once; None if there is something to wait for."""
         tenant.term.check()
-        leased = tenant.sets.get(plan.key)
-        if leased is None and tenant.reuse and not tenant.turn.locked():
-            stock = self._stock(plan, others)
-            built = stock.take_now()
-            if built is not None:
-                leased = tenant.sets[plan.key] = self._leased(tenant, built, stock)
+        with self._lock:
+            leased = tenant.sets.get(plan.key)
+            if leased is None and tenant.reuse and not tenant.turn.locked():
+                stock = self._stock(plan, others)
+                built = stock.take_now()
+                if built is not None:
+                    leased = tenant.sets[plan.key] = self._leased(tenant, built, stock)
         return None if leased is None else leased.managers
 
     async def lease(
@@ -74,8 +77,7 @@ class Leases:
             tenant.term.check()
             leased = None if fresh else tenant.sets.get(plan.key)
             if leased is None:
-                leased = await self._new(tenant, plan, others)
-                tenant.sets[(*plan.key, len(tenant.sets)) if fresh else plan.key] = leased
+                leased = await self._new(tenant, plan, others, fresh=fresh)
             return leased.managers
 
     @property
@@ -99,10 +101,11 @@ class Leases:
 
     def lose(self) -> None:
         """Gives up all sets, since they are not this process's any more; the tests that have some fail."""
-        for term in self._leased_now.values():
-            term.lost = True
-        for stock in self._stocks.values():
-            stock.lose()
+        with self._lock:
+            for term in self._leased_now.values():
+                term.lost = True
+            for home in self._homes.values():
+                self._comes(asyncio.ensure_future(_drop(home, self._lose_waiting(home))))
         self.dropped.append(f"those that were there: {LOSS}")
 
     @property
@@ -138,6 +141,9 @@ class Leases:
         for home in self._homes.values():
             if home.is_given_up:
                 await home.finish()
+                with self._lock:
+                    waiting = self._lose_waiting(home)
+                await home.drop(waiting)
 
     async def settle(self) -> list[Leak]:
         """Has sets made ready for the next tests, without waiting for it, and drops those that are not leased again.
@@ -145,8 +151,9 @@ class Leases:
         Returns what was found wrong, now or since the last time. To be run in the private loop.
         """
         await self.lose_given_up()
-        returned, self._returned = self._returned, []
+        returned = tuple(self._returned)
         out = await self._pools.take_lost(_terms(returned), self._own_pools(returned))
+        del self._returned[: len(returned)]
         for (term, _), sets in _by_term(returned).items():
             self._give_back(term, [Left(stock, built) for stock, built in sets])
         tests = sorted({term.test for term, _ in returned})
@@ -163,17 +170,21 @@ class Leases:
     async def clear(self) -> list[Leak]:
         """As `settle`, and drops all that is not leased; returns what was found wrong."""
         found = await self.settle()
-        for stock in self._stocks.values():
+        for stock in tuple(self._stocks.values()):
             await stock.finish()
         while self._returning:
             await asyncio.wait(self._returning)
         found += self._late
-        for stock in self._stocks.values():
+        for stock in tuple(self._stocks.values()):
             kept, holders = await stock.clear()
             found += describe(["the run"], (), holders, kept)
         self._stocks.clear()
         await self._drop_stuck()
         return found
+
+    def _lose_waiting(self, home: AnyHome) -> list[BuiltSet]:
+        """Gives up the sets of one home; returns those that nobody has."""
+        return [built for stock in self._stocks.values() if stock.home is home for built in stock.lose()]
 
     @property
     def _is_given_up(self) -> bool:
@@ -188,9 +199,11 @@ class Leases:
     def _give_back(self, term: Term, left: Sequence[Left]) -> None:
         coming = [each.stock.give_back(each.built, term.over, each.found) for each in left]
         if coming:
-            task = asyncio.ensure_future(self._tell(term, coming))
-            self._returning.add(task)
-            task.add_done_callback(self._returning.discard)
+            self._comes(asyncio.ensure_future(self._tell(term, coming)))
+
+    def _comes(self, task: asyncio.Task[Any]) -> None:
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def _tell(self, term: Term, coming: Sequence[asyncio.Task[Outcome]]) -> None:
         """Notes what came of the sets of a test."""
@@ -210,12 +223,20 @@ class Leases:
         for home in self._homes.values():
             self.gone |= await home.drop_stuck()
 
-    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str]) -> Leased:
-        stock = self._stock(plan, others) if tenant.reuse else None
+    async def _new(self, tenant: Tenant, plan: Plan, others: Sequence[str], *, fresh: bool) -> Leased:
+        with self._lock:
+            stock = self._stock(plan, others) if tenant.reuse else None
         if stock is not None:
             await self._make_room(stock)
         built = await (stock.take() if stock else self._homes[plan.isolation].build(plan, others))
-        return self._leased(tenant, built, stock)
+        with self._lock:
+            leased = None if fresh else tenant.sets.get(plan.key)
+            if leased is None:
+                leased = self._leased(tenant, built, stock)
+                tenant.sets[(*plan.key, len(tenant.sets)) if fresh else plan.key] = leased
+            elif stock is not None:  # another thread of the test's has been faster
+                stock.give_back(built)
+        return leased
 
     def _leased(self, tenant: Tenant, built: BuiltSet, stock: Stock | None) -> Leased:
         names: Mapping[str, str] = built.schemas
@@ -281,6 +302,11 @@ class _Together:
             last = not self._coming
         if last and self._left:
             self._go_on(self._left)
+
+
+async def _drop(home: AnyHome, sets: Sequence[BuiltSet]) -> None:
+    with quietly():
+        await home.drop(sets)
 
 
 def _by_term(returned: Sequence[tuple[Term, Leased]]) -> dict[tuple[Term, AnyHome], list[tuple[Stock, BuiltSet]]]:

@@ -91,10 +91,11 @@ class Stock:
         """
 
         def done(as_it_was: bool, found: Found | None) -> None:
-            if as_it_was:
-                self._ready.append(built)
+            mine = built in self._sets  # not if all were lost meanwhile
+            if as_it_was and mine:
                 self._begun.discard(built)
-            came(as_it_was, found)
+                self._ready.append(built)
+            came(as_it_was and mine, found)
 
         self._begun.add(built)
         able = not self._wants_more and built in self._sets
@@ -129,11 +130,13 @@ class Stock:
         self._sets.difference_update(ready)
         return await self.home.retire(ready)
 
-    def lose(self) -> None:
-        """Gives up all sets: they are not this process's any more."""
+    def lose(self) -> list[BuiltSet]:
+        """Gives up all sets: they are not this process's any more. Returns those that nobody has."""
+        waiting = [*self._ready, *self._begun]
         self._ready.clear()
         self._sets.clear()
         self._begun.clear()
+        return waiting
 
     @property
     def must_build(self) -> bool:
@@ -141,7 +144,10 @@ class Stock:
         return not self._ready and not self._coming and not self._begun
 
     async def drop_one(self) -> tuple[list[Kept], list[Holder]]:
-        """Drops a set that nobody has, if one is ready."""
+        """Drops a set that nobody has, if there is one; waits for those that are on their way."""
+        await self.finish()
+        if self._coming and not self._ready:
+            await asyncio.wait(self._coming)
         if not self._ready:
             return [], []
         built = self._ready.popleft()
@@ -183,14 +189,14 @@ class Stock:
                 why = f"it could not be made ready to be used again: {self._unready.pop(built, LOSS)}"
                 return Outcome(why, *await self.home.drop([built]))
             recycled = await self.home.recycle(built, over, found)
-            if not recycled.why:
+            if not recycled.why and built in self._sets:
                 self._ready.append(built)
                 return Outcome(holders=recycled.holders)
             self._sets.discard(built)
             kept, holders = await self.home.drop([built])
             ended = {each.pid for each in holders}
             return Outcome(
-                recycled.why, kept, [*(each for each in recycled.holders if each.pid not in ended), *holders]
+                recycled.why or LOSS, kept, [*(each for each in recycled.holders if each.pid not in ended), *holders]
             )
 
     async def _add(self) -> None:

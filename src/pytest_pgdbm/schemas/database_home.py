@@ -134,7 +134,8 @@ class DatabaseHome:
         Whoever is interrupted meanwhile has them dropped nevertheless.
         """
         # A database whose drop was interrupted can be dropped, and nothing else.
-        return await self._undoing.to_its_end(self._drop_all([self._sites.pop(each) for each in sets]))
+        sites = [self._sites.pop(each, None) for each in sets]
+        return await self._undoing.to_its_end(self._drop_all([site for site in sites if site is not None]))
 
     async def drop_stuck(self) -> set[str]:
         """Tries once more to drop what had to stay; nothing, since no database is in another's way."""
@@ -151,7 +152,7 @@ class DatabaseHome:
     async def close(self) -> None:
         """Closes the connections, after what is being undone. What was built and not dropped stays."""
         await self._undoing.idle()
-        for site in self._open:
+        for site in tuple(self._open):
             await site.close()
 
     async def _build(self, plan: Plan, others: Sequence[str]) -> BuiltSet:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pytest_pgdbm.connections.admin import Admin
-from pytest_pgdbm.connections.line import Answer, Question
+from pytest_pgdbm.connections.line import Answer, Line, Question
 from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found, call_with
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
 from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
@@ -38,34 +38,20 @@ class Overlapped:
         admin.on_loss.append(self._stop_all)
 
     def begin(self, recyclable: Recyclable, over: float, done: Done, unless: str | None = None) -> bool:
-        """Has a set given back by the next `go_on` that finds the connection free, if that knows the set.
+        """Has a set given back by the next `go_on` that finds the session lent; False if it does not know the set.
 
-        `over` is when its test ended, by `time.monotonic()`. `done` is called in whichever thread hears of it. Nothing
-        is done to a set of which the SQL condition `unless` is true.
+        So it is, too, if nobody is about to lend it. `over` is when its test ended, by `time.monotonic()`. `done` is
+        called in whichever thread hears of it. Nothing is done to a set of which the SQL condition `unless` is true.
         """
-        with self._admin.line():
-            known = recyclable.session == self._admin.session and recyclable.losses == self._admin.losses
-            if not (known and self._admin.has_line):
-                return False
-            reset = _Reset(recyclable, over, unless, self._next, lambda *came: self._came(reset, done, *came))
-            self._under_way.add(reset)
-            self._next.append(reset)
-            return True
+        reset = _Reset(recyclable, over, unless, self._next, lambda *came: self._came(reset, done, *came))
+        return self._admin.with_line(lambda _: self._added(reset))
 
     def go_on(self) -> bool:
         """Hears what the server has done by now, and sends what comes next; from any thread, without waiting.
 
-        Returns whether more is to come.
+        Returns whether answers are to come.
         """
-        if not self._under_way:
-            return False
-        with self._admin.line() as line:
-            if line is None or line.broken:
-                return False
-            line.listen()
-            going, self._next[:] = tuple(self._next), ()
-            line.ask([question for reset in going for question in reset.questions(line.server)])
-            return line.is_busy
+        return bool(self._under_way) and self._admin.with_line(self._gone_on)
 
     async def finish(self) -> None:
         """Has all come back, or go on elsewhere what takes longer; to be run in the private loop."""
@@ -81,9 +67,23 @@ class Overlapped:
         self._under_way.discard(reset)
         done(as_it_was, found)
 
+    def _added(self, reset: _Reset) -> bool:
+        if not (self._admin.is_lent_soon and reset.is_known(self._admin)):
+            return False
+        self._under_way.add(reset)
+        self._next.append(reset)
+        return True
+
+    def _gone_on(self, line: Line | None) -> bool:
+        if line is None or line.broken:
+            return False
+        line.listen()
+        going, self._next[:] = tuple(self._next), ()
+        line.ask([question for reset in going for question in reset.questions(line.server)])
+        return line.is_busy
+
     def _stop_all(self) -> None:
-        with self._admin.line():
-            self._next.clear()
+        self._admin.with_line(lambda _: self._next.clear())
         for reset in list(self._under_way):
             reset.stop()
 
@@ -102,6 +102,10 @@ class _Reset:
         self._found: Found | None = None
         self._vacuuming: Vacuuming | None = None
         self._vacuums = 0
+
+    def is_known(self, admin: Admin) -> bool:
+        """Whether the session has the set's function, and is the one in which the set was made."""
+        return (self._recyclable.session, self._recyclable.losses) == (admin.session, admin.losses)
 
     def questions(self, server: int) -> Sequence[Question]:
         """The next statements, for a server of this major version."""
