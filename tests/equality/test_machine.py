@@ -43,6 +43,7 @@ class Player:
         self.tables = tables
         self.own = own
         self.costs: set[str] = set()
+        self.given_back = False
         self.tally: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.first_use = yard.do(self._first_use())
@@ -54,6 +55,7 @@ class Player:
     def play(self, connection: int, act: Act) -> None:
         """What one connection does. That it fails is as good as that it works."""
         note(f"{connection}: {act!r}")
+        self.given_back = False
         said = self.yard.do(self._play(self.ground.connections[connection], act))
         if not said or "concurrently" in act.sql:  # which leaves something behind when it fails
             self.costs.add(act.cost)
@@ -82,6 +84,7 @@ class Player:
             use = await used(self.ground, self.ground.connections[0])
             assert {what: (self.first_use[what], use[what]) for what in use if use[what] != self.first_use[what]} == {}
             self.costs.add("ordinary")
+            self.given_back = False
             await self._given_back()
 
     async def _given_back(self) -> bool:
@@ -98,6 +101,7 @@ class Player:
             await self.ground.clean()
             assert await self.ground.differences() == []
         self.costs = set()
+        self.given_back = True
         return not why
 
     def _may_be_dropped(self) -> bool:
@@ -108,9 +112,11 @@ class Player:
         return sorted(self.tally.items()) + self.reasons.most_common(20)
 
     def begin(self) -> None:
-        """Before the first test."""
+        """Before the first test: in the set that those before it have left, if all is well; it has seen many then."""
         self.costs = set()
-        self.yard.do(self.ground.restore())
+        if not self.given_back:
+            self.yard.do(self.ground.restore())
+            self.given_back = True
 
 
 def machine_of(player: Player) -> type[RuleBasedStateMachine]:
