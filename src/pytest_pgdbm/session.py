@@ -245,11 +245,11 @@ class Session:
 
     @cached_property
     def _crowd(self) -> Crowd:
-        from pytest_pgdbm.connections.crowd import Crowd, holders
+        from pytest_pgdbm.connections.crowd import Crowd, Held, holders
 
-        async def ask() -> Sequence[str]:
+        async def ask() -> Sequence[Held]:
             async with self._workers_database.admin.administrator() as connection:
-                return await holders(connection)
+                return await holders(connection, self.run.id)
 
         return Crowd(self._get_endpoint(), ask=lambda: self.loop.wait(ask()), say=self.waits.append)
 

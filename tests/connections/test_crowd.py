@@ -12,23 +12,27 @@ import pytest
 
 from pytest_pgdbm import NoConnection
 from pytest_pgdbm.connections import crowd
-from pytest_pgdbm.connections.crowd import Crowd
+from pytest_pgdbm.connections.crowd import Crowd, Held
 from pytest_pgdbm.ground.endpoint import Endpoint, Login
 
 SERVER = replace(
     Endpoint("url", "18.1", "db.example.org", 5432, "app_test", Login("app"), Login("app")),
     max_connections=40,
-    workers=8,
+    workers=4,
 )
-HELD = ["21 x 'billing' (billing in billing)", "8 x 'pgdbm 3f0a9c51d2 gw0 admin' (app in app_test)"]
+OURS = [("gw0 pool", 2), ("gw1 pool", 2), *((f"gw{number} admin", 1) for number in range(4)), ("gw2 pool", 1)]
+HELD = [
+    Held("billing", "billing", "billing", 28, ours=False),
+    *(Held(f"pgdbm 3f0a9c51d2 {what}", "app", "app_test", number, ours=True) for what, number in OURS),
+]
 ERRORS = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 
 
-async def held() -> Sequence[str]:
+async def held() -> Sequence[Held]:
     return HELD
 
 
-async def cut_off() -> Sequence[str]:
+async def cut_off() -> Sequence[Held]:
     raise asyncpg.ConnectionDoesNotExistError("gone")
 
 
@@ -51,11 +55,16 @@ def test_it_says_how_many_more_would_be_enough_for_the_workers() -> None:
 
 @pytest.mark.parametrize(("limited", "whose"), [('ROLE "App"', 'role "App"'), ('DATABASE "Shop"', 'database "Shop"')])
 def test_where_a_role_or_database_has_the_limit_it_says_whose(limited: str, whose: str) -> None:
-    endpoint = replace(SERVER, max_connections=20, reserved_connections=0, limited=limited)
-    lines = asyncio.run(Crowd(endpoint).text("why", 7)).splitlines()
+    endpoint = replace(SERVER, workers=8, max_connections=20, reserved_connections=0, limited=limited)
+    others = [Held("billing", "App", "Shop", 8, ours=False), Held("psql", "app", "shop", 4, ours=False)]
+
+    async def held() -> Sequence[Held]:
+        return others
+
+    lines = asyncio.run(Crowd(endpoint, ask=held).text("why", 7)).splitlines()
     assert lines[1] == f"  CONNECTION LIMIT of {whose}: 20"
     assert lines[-1] == (
-        f"  to mend it: ALTER {limited} CONNECTION LIMIT 24 or more, fewer other clients, or fewer workers: -n 6 fits"
+        f"  to mend it: ALTER {limited} CONNECTION LIMIT 32 or more, fewer other clients, or fewer workers: -n 4 fits"
     )
 
 

@@ -28,8 +28,8 @@ def test_an_unknown_service_is_told_with_the_nearest_name_and_the_way_to_declare
         "  known services: orders, users\n"
         "  looked in: /project/tests/migrations\n"
         "  looked in: /project/migrations\n"
-        "  to declare it: make the folder migrations/user/ with its .sql files, add the ini line"
-        " 'pgdbm_services = user = path/to/its/migrations', or give migrations= to pgdbm_db()"
+        "  to declare it: make the folder migrations/user/ with its .sql files, add the line"
+        " 'user = path/to/its/migrations' to the setting pgdbm_services, or give migrations= to pgdbm_db()"
     )
     assert (error.name, error.known) == ("user", ("orders", "users"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import asyncpg
 
@@ -20,6 +21,7 @@ from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.ground.endpoint import Endpoint
 from pytest_pgdbm.ground.errors import NoConnection
 from pytest_pgdbm.ground.masks import masked
+from pytest_pgdbm.ground.names import PREFIX, quote_ident
 
 SECONDS_TO_TELL = 5.0
 """How long a wait lasts before it is told."""
@@ -46,7 +48,22 @@ where datid is not null and coalesce(backend_type, 'client backend') = 'client b
 group by 1, 2, 3 order by 4 desc, 1
 """
 
-Ask = Callable[[], Awaitable[Sequence[str]]]
+
+class Held(NamedTuple):
+    """Connections that somebody has: what they call themselves, whose they are, to which database; `ours` the run's."""
+
+    application: str
+    role: str
+    database: str
+    number: int
+    ours: bool
+
+    def __str__(self) -> str:
+        """As it is told."""
+        return f"{self.number} x {self.application!r} ({self.role} in {self.database})"
+
+
+Ask = Callable[[], Awaitable[Sequence[Held]]]
 
 
 class ServerFull(NoConnection, asyncpg.TooManyConnectionsError):  # type: ignore[misc]  # asyncpg has no types
@@ -66,15 +83,14 @@ def no_room_for_databases(endpoint: Endpoint) -> NoConnection:
     )
 
 
-async def holders(connection: asyncpg.Connection) -> list[str]:
-    """Who has the server's connections, those with the most first."""
+async def holders(connection: asyncpg.Connection, run: str) -> list[Held]:
+    """Who has the server's connections, those with the most first, as this `run` sees it."""
+    ours = f"{PREFIX} {run} "
     rows = await connection.fetch(_HOLDERS)
-    named = [f"{row['number']} x {row['application']!r} ({row['role']} in {row['database']})" for row in rows]
-    rest = sum(row["number"] for row in rows[_MOST_NAMED:])
-    return named[:_MOST_NAMED] + ([f"{rest} of others"] if rest else [])
+    return [Held(**row, ours=row["application"].startswith(ours)) for row in rows]
 
 
-async def nobody() -> Sequence[str]:
+async def nobody() -> Sequence[Held]:
     """Stands for `holders` where nobody can be asked."""
     return ()
 
@@ -96,26 +112,45 @@ class Crowd:
         """What is said of a wait: the server's room, what the run needs of it, who has it, what mends it."""
         if not self._endpoint.version:  # the first login is to find out
             return f"{masked(why)} (for {waited:.0f} seconds)"
-        at, endpoint = f"{self._endpoint.host}:{self._endpoint.port}", self._endpoint
+        at, endpoint, held = f"{self._endpoint.host}:{self._endpoint.port}", self._endpoint, await self._holders()
         return (
             f"waited {waited:.0f} seconds for a connection to {at}: {masked(why)}\n"
             f"  {room(endpoint)}\n"
             f"  needed: {FEWEST_OF_A_WORKER * endpoint.workers} for {_workers(endpoint.workers)},"
             " each one to build and two for a test\n"
-            f"  held: {', '.join(await self._holders()) or 'who holds them could not be asked'}\n"
-            f"  to mend it: {raised(endpoint, self._enough())} or more, fewer other clients, or fewer workers:"
-            f" -n {fitting(endpoint)} fits"
+            f"  held: {_named(held) or 'who holds them could not be asked'}\n"
+            f"  to mend it: {_remedies(endpoint, _of_others(endpoint, held))}"
         )
 
-    def _enough(self) -> int:
-        # As many as there are were too few.
-        return max(needed(self._endpoint, self._endpoint.workers), self._endpoint.max_connections + FEWEST_OF_A_WORKER)
-
-    async def _holders(self) -> Sequence[str]:
+    async def _holders(self) -> Sequence[Held]:
         try:
             return await asyncio.wait_for(self._ask(), 2)
         except FAILURES:
             return ()
+
+
+def _named(held: Sequence[Held]) -> str:
+    rest = sum(each.number for each in held[_MOST_NAMED:])
+    return ", ".join([*map(str, held[:_MOST_NAMED]), *([f"{rest} of others"] if rest else [])])
+
+
+def _of_others(endpoint: Endpoint, held: Sequence[Held]) -> int:
+    """How many of the connections that are let in the run cannot have, since others have them."""
+    kind, _, name = endpoint.limited.partition(" ")
+    whose = {"ROLE": lambda each: each.role, "DATABASE": lambda each: each.database}.get(kind)
+    counted = [each for each in held if whose is None or quote_ident(whose(each)) == name]
+    return sum(each.number for each in counted if not each.ours)
+
+
+def _remedies(endpoint: Endpoint, others: int) -> str:
+    # As many as there are were too few.
+    enough = max(needed(endpoint, endpoint.workers) + others, endpoint.max_connections + FEWEST_OF_A_WORKER)
+    ways = [f"{raised(endpoint, enough)} or more", "fewer other clients"]
+    fits = (endpoint.max_connections - endpoint.reserved_connections - others) // FEWEST_OF_A_WORKER
+    if 0 < fits < endpoint.workers:
+        ways.append(f"fewer workers: -n {fits} fits")
+    *before, last = ways
+    return f"{', '.join(before)}, or {last}"
 
 
 class Wait:

@@ -8,7 +8,8 @@ from pytest_pgdbm.ground.errors import LeaseEnded, LeaseLost
 
 LOSS = (
     "the plugin's connection that shows others that they are in use has ended (a restart of the server,"
-    " pg_terminate_backend, the network), so that they may be swept"
+    " pg_terminate_backend, the network) or was given up after an interruption (Ctrl-C, a time-out), so that they may"
+    " be swept"
 )
 
 
@@ -35,7 +36,10 @@ class Term:
     def check_lost(self) -> None:
         """Raises LeaseLost once what was leased is not this process's any more."""
         if self.lost:
-            raise LeaseLost(f"the schemas of {self.test} were lost: {LOSS}. Later tests get others")
+            raise LeaseLost(
+                f"the schemas of {self.test} were lost: {LOSS}. Later tests get others; a fixture of a wider scope"
+                " stays lost until its scope ends"
+            )
 
     def check(self) -> None:
         """Raises LeaseEnded once the test is over, LeaseLost once what was leased is lost."""

@@ -40,8 +40,8 @@ class UnknownService(PgdbmError):
         lines.append(
             f"  {advice}"
             if advice
-            else f"  to declare it: make the folder migrations/{name}/ with its .sql files, add the ini line"
-            f" 'pgdbm_services = {name} = path/to/its/migrations', or give migrations= to pgdbm_db()"
+            else f"  to declare it: make the folder migrations/{name}/ with its .sql files, add the line"
+            f" '{name} = path/to/its/migrations' to the setting pgdbm_services, or give migrations= to pgdbm_db()"
         )
         super().__init__("\n".join(lines))
 
