@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, cast
 
+from pytest_pgdbm.connections.contexts import new_loop
 from pytest_pgdbm.connections.quiet import quietly
 
 T = TypeVar("T")
@@ -38,8 +39,7 @@ class PrivateLoop:
 
     def __init__(self) -> None:
         with quietly():
-            # Not the loop of the running policy: uvloop, say, is the test's choice, not the plugin's.
-            self._loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop()
+            self._loop = new_loop()
         self._thread = threading.Thread(target=self._serve, name="pytest-pgdbm", daemon=True)
         self._thread.start()
 
