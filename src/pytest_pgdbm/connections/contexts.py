@@ -13,13 +13,12 @@ import sys
 from contextvars import Context, copy_context
 from typing import Any
 
+_Task = asyncio.Task
+
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """A selector loop. The loop of the running policy (uvloop, say) is the test's choice, not the plugin's."""
     return asyncio.SelectorEventLoop() if sys.version_info >= (3, 11) else LoopWithOwnContexts()
-
-
-_Task = asyncio.Task
 
 
 class LoopWithOwnContexts(asyncio.SelectorEventLoop):

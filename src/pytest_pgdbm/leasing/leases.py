@@ -143,7 +143,7 @@ class Leases:
                 await home.finish()
                 with self._lock:
                     waiting = self._lose_waiting(home)
-                await home.drop(waiting)
+                await _drop(home, waiting)
 
     async def settle(self) -> list[Leak]:
         """Has sets made ready for the next tests, without waiting for it, and drops those that are not leased again.

@@ -38,10 +38,11 @@ class Overlapped:
         admin.on_loss.append(self._stop_all)
 
     def begin(self, recyclable: Recyclable, over: float, done: Done, unless: str | None = None) -> bool:
-        """Has a set given back by the next `go_on` that finds the session lent; False if it does not know the set.
+        """Has a set given back by the next `go_on` that finds the session lent.
 
-        So it is, too, if nobody is about to lend it. `over` is when its test ended, by `time.monotonic()`. `done` is
-        called in whichever thread hears of it. Nothing is done to a set of which the SQL condition `unless` is true.
+        Returns False if the session does not know the set, or nobody is about to lend it. `over` is when its test
+        ended, by `time.monotonic()`. `done` is called in whichever thread hears of it. Nothing is done to a set of
+        which the SQL condition `unless` is true.
         """
         reset = _Reset(recyclable, over, unless, self._next, lambda *came: self._came(reset, done, *came))
         return self._admin.with_line(lambda _: self._added(reset))
