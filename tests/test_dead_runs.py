@@ -142,7 +142,7 @@ def test_a_test_that_loses_the_plugins_connection_fails_with_the_reason_and_late
             "E *LeaseLost: the schemas of test_it.py::test_loses_and_asks were lost: the plugin's connection that shows"
             " others that they are in use has ended (a restart of the server, pg_terminate_backend, the network) or"
             " was given up after an interruption (Ctrl-C, a time-out), so that they may be swept. Later tests get"
-            " others; a fixture of a wider scope stays lost until its scope ends",
+            " others; a fixture of a wider scope is lost until its scope ends",
         ]
     )
     dead = left(query)

@@ -38,7 +38,7 @@ class Term:
         if self.lost:
             raise LeaseLost(
                 f"the schemas of {self.test} were lost: {LOSS}. Later tests get others; a fixture of a wider scope"
-                " stays lost until its scope ends"
+                " is lost until its scope ends"
             )
 
     def check(self) -> None:
