@@ -6,8 +6,8 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from pytest_pgdbm.ground.errors import ConfigError
@@ -18,8 +18,7 @@ _OWN_SCHEMA = "$service"
 _LONGEST = 7 * 24 * 60
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """A raw value of an option, where it came from, and the folder at which a relative path starts.
 
     `source` is the place as a setting names it, `where` as a message does.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -23,8 +23,7 @@ where pid = any($1) and application_name = $2
 """
 
 
-@dataclass(frozen=True)
-class Activity:
+class Activity(NamedTuple):
     """What a server process was doing: its state as in pg_stat_activity, and its last query."""
 
     state: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.endpoint import Endpoint
 
@@ -17,8 +17,7 @@ MOST_DATABASES, FEWEST_DATABASES = 9, 2
 FEWEST_IDLE = 2
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """What one of a run's processes may have.
 
     `pool` is the most connections of one loop's pool, from two to ten. `databases` is how many databases of sets are

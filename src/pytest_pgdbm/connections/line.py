@@ -16,8 +16,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -28,8 +27,7 @@ _QUERY, _ROW, _ERROR, _READY = b"Q", ord("D"), ord("E"), ord("Z")
 Row = tuple["str | None", ...]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the server said to a query: rows of text, or what was wrong."""
 
     rows: Sequence[Row] = ()

@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
@@ -159,8 +159,7 @@ async def first_login(
         await connection.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Hints:
+class _Hints(NamedTuple):
     """What a failure to connect means and what mends it; `sign` is what its message must hold."""
 
     why: str
@@ -202,7 +201,7 @@ _CAUSES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], _Hints], ...
     ),
     (ConnectionResetError, _NO_POSTGRES),
     (asyncpg.ConnectionDoesNotExistError, _NO_POSTGRES),
-    (OSError, dataclasses.replace(_NO_POSTGRES, sign="connection_lost")),
+    (OSError, _NO_POSTGRES._replace(sign="connection_lost")),
     (
         OSError,
         _Hints(

@@ -7,7 +7,7 @@ the pool itself has the path without it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.names import quote_ident
 
@@ -16,8 +16,7 @@ UNPINNED = "none"
 _SERVERS_OWN = '"$user", public'
 
 
-@dataclass(frozen=True)
-class SearchPath:
+class SearchPath(NamedTuple):
     """A search path, by its entries; None leaves pgdbm's default, and `()` the server's own."""
 
     entries: tuple[str, ...] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -44,8 +44,7 @@ where r.rolname = session_user and d.datname = current_database()
 """
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What a session there sees. Limits of the role and the database are -1 where there are none.
 
     `used` are the connections of others now; `prepared` the names of transactions that are prepared in this database.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.doctor.lines import Row, labelled, section
 from pytest_pgdbm.ground.endpoint import ServerKind
@@ -17,16 +17,14 @@ _TITLE = "Which server a run gets"
 _SECONDS_FOR_DOCKER = 2.0
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """The way that a run would go, None if there is none; and the lines that tell it."""
 
     kind: ServerKind | None
     lines: list[str]
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """What is found of one way: what it is if it works, else None; and more lines."""
 
     works: str | None

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.ground.names import PREFIX
 from pytest_pgdbm.ground.records import Run
@@ -100,8 +100,7 @@ def sweep(parent: Path) -> None:
     stale.sweep(parent)
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A kept server as others see it. `server` is what its run has noted, `seconds` how long it waits for a run."""
 
     folder: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.pools import Checkout
@@ -14,8 +14,7 @@ from pytest_pgdbm.schemas.holders import Holder
 _LONGEST_QUERY = 200
 
 
-@dataclass(frozen=True)
-class Leak:
+class Leak(NamedTuple):
     """Something that was not as it should be when a test's sets were given back.
 
     `test` is whose it was, "" if that is not known for sure; `kept` is the schema or database that stays on the

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.ground.errors import BuildError, ConfigError, UnknownService
 from pytest_pgdbm.ground.names import real_name
@@ -20,8 +20,7 @@ from pytest_pgdbm.settings import Isolation
 from pytest_pgdbm.sql.scan import extensions_created, schemas_named
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """Services that were asked for: the plan of their set, and the services that the test knows besides."""
 
     names: tuple[str, ...]
@@ -147,7 +146,7 @@ class Resolver:
         services = self._with(name, declaration)
         self._check(name, services)
         if isolation == "database":
-            return replace(self._database({*self._all(services), name}, services), names=(name,))
+            return self._database({*self._all(services), name}, services)._replace(names=(name,))
         tied = self._ties(services)
         members = self._members(build_order(component(name, tied), tied), services)
         others = set(services) - {member.name for member in members}

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pytest_pgdbm.connections.quiet import quietly
 from pytest_pgdbm.connections.terms import LOSS
@@ -31,8 +30,7 @@ LEASES_FOR_TWO, LEASES_FOR_THREE = 3, 12
 """So many tests have asked for a content before a second set is built, and a third."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of a set that was given back: why it was dropped, "" if it is ready; what stayed, who was cut off."""
 
     why: str = ""

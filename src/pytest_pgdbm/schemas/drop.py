@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -83,8 +83,7 @@ where n.nspname = $1 and {_IS_TABLE} order by c.oid desc limit 20
 """
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """A schema, or a database, that was not dropped, and why."""
 
     name: str

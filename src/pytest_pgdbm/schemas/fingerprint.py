@@ -14,7 +14,8 @@ planner statistics and what is data: rows, sequences' values, large objects.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import asyncpg
 
@@ -24,8 +25,7 @@ from pytest_pgdbm.schemas.fingerprints.meaning import Line, Meaning
 from pytest_pgdbm.schemas.fingerprints.versions import row_versions
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What schemas were like.
 
     `quick` and `meaning` are SQL expressions that hold no parameters and yield a text;
@@ -42,8 +42,7 @@ class Fingerprint:
     lines: Sequence[Line]
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Whether schemas are what they were. `changes` says in a few words what is not; empty if all
     is.
 
@@ -84,7 +83,7 @@ async def look_closely(connection: asyncpg.Connection, fingerprint: Fingerprint,
     """The long look, for when `quick` yielded this other value."""
     value = await connection.fetchval(f"select {fingerprint.meaning}")
     if value == fingerprint.meaning_value:
-        return Verdict(replace(fingerprint, quick_value=quick_value))
+        return Verdict(fingerprint._replace(quick_value=quick_value))
     if _means(value) == _means(fingerprint.meaning_value):
         # The same by name, but made anew: with other OIDs.
         return Verdict(await _take(connection, fingerprint.anatomy.scope))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -42,8 +42,7 @@ order by 1
 """
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """A connection that held a lock: its server process, what it calls itself, its role, state and last query.
 
     `left_behind` tells one that a test left behind from somebody else's. One test's statements are over when its

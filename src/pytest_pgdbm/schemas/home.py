@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.failing import FAILURES
@@ -35,8 +35,7 @@ from pytest_pgdbm.schemas.site import Common, Site
 from pytest_pgdbm.schemas.undoing import Undoing
 
 
-@dataclass(frozen=True)
-class Recycled:
+class Recycled(NamedTuple):
     """A set that was given back.
 
     `why` it cannot be leased again and is to be dropped, "" if it is as it was; `holders` are connections of its

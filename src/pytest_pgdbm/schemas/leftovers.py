@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import asyncpg
 
@@ -23,8 +22,7 @@ order by d.oid
 """
 
 
-@dataclass(frozen=True)
-class Leftover:
+class Leftover(NamedTuple):
     """A schema of this database, or a database that was made by way of it, and the process that made it."""
 
     kind: Literal["schema", "database"]

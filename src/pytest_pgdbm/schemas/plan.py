@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.errors import PgdbmWarning
@@ -14,8 +15,7 @@ from pytest_pgdbm.services.service import Service
 from pytest_pgdbm.settings import Isolation
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One service of a set: its declaration, its migration files as they were read, the extensions it needs."""
 
     name: str
@@ -24,8 +24,7 @@ class Member:
     extensions: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A set to build: its members, each after those that it needs, and the key that tells it from other sets.
 
     `isolation` is where it lives: as schemas of a shared database, or in a database of its own.
@@ -50,8 +49,7 @@ class BuiltSet:
     database: str
 
 
-@dataclass(frozen=True)
-class Manner:
+class Manner(NamedTuple):
     """How a run builds: the mark on its schemas, its search path, the seconds that a migration may take.
 
     Without a mark the schemas are to look as in production, and have the same names whenever they are built.

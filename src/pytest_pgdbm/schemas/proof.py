@@ -6,7 +6,6 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from pytest_pgdbm.ground.names import parse_database, parse_schema
@@ -44,8 +43,7 @@ def read(comment: str | None) -> Said | None:
     return Said(match["kind"], match["run"], int(match["process"]), match["host"], mark)
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(NamedTuple):
     """What the comment on each schema, or on each set's database, of a run says.
 
     `earlier` are the runs that have kept schemas for this one, which are its own now.

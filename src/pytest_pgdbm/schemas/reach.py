@@ -11,7 +11,7 @@ https://www.postgresql.org/docs/current/view-pg-locks.html
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -289,8 +289,7 @@ async def _spoken(connection: asyncpg.Connection, plan: Plan, others: Sequence[s
     ]
 
 
-@dataclass(frozen=True)
-class _There:
+class _There(NamedTuple):
     """Which of the schemas that SQL names exist, and what of that belongs to extensions."""
 
     schemas: set[str]

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.ground.names import quote_literal
 
@@ -19,8 +18,7 @@ _ARGUMENT = re.compile(r"\$([0-9]+)")
 _END = ";\n"
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """SQL in which schemas are places: text and places in turn, a place being the number of a schema of the set."""
 
     parts: tuple[str | int, ...]
@@ -37,8 +35,7 @@ class Template:
         return "".join(schemas[part] if isinstance(part, int) else part for part in self.parts)
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """What made the schemas of a set: for each service the messages to the server, in their order."""
 
     members: Mapping[str, tuple[Template, ...]]

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import asyncpg
 
@@ -55,8 +54,7 @@ where l.locktype = 'advisory' and l.objsubid = 1 and l.granted
 """
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A schema or database that looks like the plugin's.
 
     `size` is in bytes, None where it cannot be known now. `said` is what its comment says, if that is one of the
@@ -86,7 +84,7 @@ async def survey(connection: asyncpg.Connection) -> list[Seen]:
 
 
 def _proved(seen: Seen, run: str, state: State | None) -> Seen:
-    return replace(seen, run=run, state=state, why=seen.why if state in (None, "dead") else "")
+    return seen._replace(run=run, state=state, why=seen.why if state in (None, "dead") else "")
 
 
 async def _look(connection: asyncpg.Connection, ours: Sequence[Leftover]) -> list[Seen]:

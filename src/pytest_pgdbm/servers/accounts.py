@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.servers import lend_name
@@ -18,8 +17,7 @@ from pytest_pgdbm.servers import lend_name
 _UNPRIVILEGED = ("postgres", "nobody")
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """A user of this machine, by number."""
 
     uid: int

@@ -6,7 +6,8 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pytest_pgdbm.ground.endpoint import Endpoint, Login, ServerKind
@@ -29,8 +30,7 @@ PATIENCE = {"url": 0.0, "embedded": 10.0, "container": 60.0}
 LogIn = Callable[[Endpoint, float], Endpoint]
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What a run's server is chosen from."""
 
     settings: Settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.servers.accounts import Account
@@ -16,8 +16,7 @@ _PARTS = ("lib", "lib64", "share")
 _SPARE = ("pkgconfig", "pgxs", "bitcode", "locale", "doc", "man", "*.a")
 
 
-@dataclass(frozen=True)
-class Programs:
+class Programs(NamedTuple):
     """The folder of the server programs, and where to look first for their libraries."""
 
     bindir: Path

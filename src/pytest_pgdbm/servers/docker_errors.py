@@ -6,7 +6,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
@@ -62,8 +62,7 @@ def _no_socket(where: str, host: str) -> ServerFailed:
     return ServerFailed(f"the Docker daemon does not run: there is nothing at {where}", _START_IT)
 
 
-@dataclass(frozen=True)
-class _Sign:
+class _Sign(NamedTuple):
     """Words in an error of the daemon, and what to say then of `{image}` and `{text}`."""
 
     words: str

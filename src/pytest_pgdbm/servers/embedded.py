@@ -9,9 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.ground.errors import ServerFailed
 from pytest_pgdbm.ground.masks import masked
@@ -34,8 +33,7 @@ _TAIL = 12
 _REMEDY = "see the lines above; another server: --pgdbm-server=container or --pgdbm-url"
 
 
-@dataclass(frozen=True)
-class _Made:
+class _Made(NamedTuple):
     """What a start has made so far."""
 
     account: Account | None

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 FORMAT = 1
 """Changes with everything that would make older files be misread."""
@@ -26,8 +25,7 @@ class Damaged(Exception):
     """The file is not what `write` wrote, or not all of it."""
 
 
-@dataclass(frozen=True)
-class _Contents:
+class _Contents(NamedTuple):
     """`files` holds of each its name, its size, and how many of its bytes are kept; `checksum` is of all kept bytes."""
 
     folders: list[str]
@@ -38,7 +36,7 @@ class _Contents:
 def write(folder: Path, opened: BinaryIO) -> None:
     """Packs the folder. Raises OSError; what was written is worth nothing then."""
     contents = _look(folder)
-    text = json.dumps(asdict(contents)).encode()
+    text = json.dumps(contents._asdict()).encode()
     opened.write(b"%d %d %d\n" % (FORMAT, len(text), zlib.crc32(text)) + text)
     for name, _, kept in contents.files:
         opened.write((folder / name).read_bytes()[:kept])

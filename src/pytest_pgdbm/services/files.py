@@ -7,10 +7,9 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pytest_pgdbm.ground.errors import BuildError, MigrationsError, SeedError
 from pytest_pgdbm.services.service import Seed, Service, is_path, is_rows, rows_digest
@@ -21,8 +20,7 @@ _NUMBER = re.compile(r"V?((?:19|20)[0-9]{2}(?:_[0-9]+)+|[0-9]+)_")
 _Wrong: TypeAlias = Callable[[str], BuildError]
 
 
-@dataclass(frozen=True)
-class SqlFile:
+class SqlFile(NamedTuple):
     """An SQL file: the name that pgdbm tracks, where it is, its text with plain newlines."""
 
     name: str

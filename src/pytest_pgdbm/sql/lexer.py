@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal[
@@ -55,8 +54,7 @@ class Token(NamedTuple):
         return None
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """One statement without its `;` and without the space and comments around it.
 
     `start` is its offset in the text that it was cut from, `line` the line of its first token,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.sql.lexer import Token, grouped, line_of
 from pytest_pgdbm.sql.templates import dollar_body
 
 
-@dataclass(frozen=True)
-class Extension:
+class Extension(NamedTuple):
     """A `CREATE EXTENSION` statement: `sql[start:end]`, without its `;`."""
 
     name: str
@@ -20,8 +19,7 @@ class Extension:
     if_not_exists: bool
 
 
-@dataclass(frozen=True)
-class QualifiedName:
+class QualifiedName(NamedTuple):
     """A `schema.name` written out in SQL, as PostgreSQL stores the two, and its line from 1."""
 
     schema: str

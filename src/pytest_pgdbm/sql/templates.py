@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.names import identifier
 from pytest_pgdbm.sql.lexer import Token, line_of, tokens
@@ -19,8 +19,7 @@ _EXPLICIT = re.compile(r"\{\{tables\.([a-zA-Z0-9_]+)\.([a-zA-Z0-9_]+)\}\}")
 _START = "{{tables."
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A `{{tables.<service>.<table>}}`, and its line in the text, counted from 1."""
 
     service: str

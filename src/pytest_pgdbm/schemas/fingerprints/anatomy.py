@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import asyncpg
 
@@ -21,8 +22,7 @@ server's sources).
 """
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A catalog whose rows are parts of objects. `key` holds the OID of the object, whose own
     catalog is `of`.
 
@@ -85,8 +85,7 @@ _WHOLE = (
 _UNREADABLE = "pg_user_mapping"
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(NamedTuple):
     """What a fingerprint is of: the schemas with these OIDs, or the whole database.
 
     The whole database is every schema but the system's and temporary ones, and what lies in no

@@ -9,7 +9,7 @@ remember it. https://www.postgresql.org/docs/current/catalogs.html
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.schemas.fingerprints.anatomy import RELATION, Part
 
@@ -99,8 +99,7 @@ def stand_in(classid: str, objid: str) -> str:
     return f"case t.{classid} when 'pg_catalog.pg_class'::regclass then {relation} else t.{objid}::int8 end"
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of a catalog, on a server of version `major`. `columns` are name and type of all but the
     volatile ones.
     """

@@ -11,7 +11,7 @@ https://www.postgresql.org/docs/current/ddl-system-columns.html
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -30,8 +30,7 @@ from (select nullif(pg_catalog.age(u.row_version), 2147483647) as age from (
 ) u) v)"""
 
 
-@dataclass(frozen=True)
-class _Density:
+class _Density(NamedTuple):
     """What lies in the ranges of OIDs: which catalogs have objects of others there, and which have
     no parts at all.
     """

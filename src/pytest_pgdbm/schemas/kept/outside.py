@@ -12,7 +12,7 @@ extensions make them, is never the same.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import asyncpg
 
@@ -67,8 +67,7 @@ skipped(oid) as materialized (
 """
 
 
-@dataclass(frozen=True)
-class Outside:
+class Outside(NamedTuple):
     """What a database was like. `look` is a query whose parameter are the OIDs of all that is a set's."""
 
     look: str

@@ -13,9 +13,9 @@ import json
 import pickle
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_pgdbm.schemas.fingerprint import Fingerprint
 from pytest_pgdbm.schemas.fingerprints.anatomy import Anatomy, Scope
@@ -29,11 +29,10 @@ from pytest_pgdbm.schemas.recycling.rows import copy_of
 MOST_BYTES_OF_ROWS = 64 << 20
 """A set that was seeded with more is not kept: to read and write that takes longer than to build."""
 
-_FORMAT = 4
+_FORMAT = 5
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A set that waits: the digest of its content, its schemas by service, and what it was like, as bytes.
 
     `inside` are the OIDs of all that is the set's.
@@ -62,8 +61,7 @@ class Entry:
         return pristine
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A database that waits: the runs that have made schemas in it, what it is like outside of its sets, these."""
 
     runs: frozenset[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import time
 from collections.abc import Collection, Sequence
@@ -247,7 +246,7 @@ async def _disown_moved(connection: asyncpg.Connection, pristine: Pristine) -> s
     moved = {oid for oid, file in now.items() if pristine.files[oid] != file}
     for oid in moved & set(pristine.seeded):
         if not await pristine.copies[oid].is_like(connection):
-            pristine.seeded[oid] = dataclasses.replace(pristine.seeded[oid], writers=())
+            pristine.seeded[oid] = pristine.seeded[oid]._replace(writers=())
     pristine.files = now
     return moved
 

@@ -8,7 +8,7 @@ if that has changed meanwhile.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_pgdbm.ground.names import quote_literal
 from pytest_pgdbm.schemas.holders import is_writing
@@ -27,21 +27,19 @@ _UNDONE = (
 HELD, UNTOUCHED, CHANGED, EMPTIED = "held", "untouched", "changed", "emptied"
 
 
-@dataclass(frozen=True)
-class SeededRows:
+class SeededRows(NamedTuple):
     """What a relation held when its set was first leased.
 
     That is how many rows, by which transactions, in how many bytes, and whether on more than one page.
     """
 
-    count: int
+    number: int
     writers: Sequence[int]
     size: int
     spread: bool
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What the function tells.
 
     `state` is HELD, UNTOUCHED, CHANGED or EMPTIED, `reached` the next transaction's number when that was looked at, and
@@ -190,7 +188,7 @@ def _with_grown_indexes(relations: Sequence[Relation], indexes: Mapping[int, int
 def _compared(relation: Relation, rows: SeededRows, *, lost: str, gained: str) -> str:
     return (
         f"select count(*), count(*) filter (where xmin = any({_writers(rows)})) into n, k from only {relation};"
-        f" if k <> {rows.count} then {lost} := {lost} || {relation.oid}::oid;"
+        f" if k <> {rows.number} then {lost} := {lost} || {relation.oid}::oid;"
         f" elsif n <> k then {gained} := {gained} || {relation.oid}::oid; end if;"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import asyncpg
 
@@ -59,8 +60,7 @@ where n.nspname = any($1) and c.relkind = 'i' and a.amname <> all($2) order by c
 """
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(NamedTuple):
     """A table, a partitioned table, a materialized view or a sequence.
 
     `inserting`, `deleting` and `truncating` tell whether something of the user's would fire if the reset did so,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 import asyncpg
 
@@ -14,8 +13,7 @@ from pytest_pgdbm.schemas.recycling.inventory import Relation
 MOST_BYTES_IN_MEMORY = 4 << 20
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """The rows of a relation in their order on disk, as COPY writes them; large ones in a temporary file."""
 
     relation: Relation
