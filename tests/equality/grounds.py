@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,26 +94,17 @@ def yard_on(
     loop = PrivateLoop()
     stack = AsyncExitStack()
     try:
-        loop.run(_autovacuum(server, "set autovacuum = off"))
         opening = ground_in(folder, server, recipe, own=own, engine=engine, other=other)
         yield Yard(loop.run(stack.enter_async_context(opening)), loop)
     finally:
         loop.run(stack.aclose())
-        loop.run(_autovacuum(server, "reset autovacuum"))
         loop.close()
-
-
-async def _autovacuum(server: Endpoint, how: str) -> None:
-    # It would come in between, and hold rows for a moment that a page is about to be pruned of.
-    async with connected(login.dsn(server, server.database, server.admin)) as connection:
-        await connection.execute(f"alter system {how}")
-        await connection.execute("select pg_reload_conf()")
 
 
 def server_of(request: pytest.FixtureRequest) -> Endpoint:
     """A server that no other worker uses, whose transactions would keep pages from being pruned at times.
 
-    It is like the run's, and ends with the run.
+    It is like the run's, but that nothing is vacuumed by itself, and ends with the run.
     """
     config = request.config
     if _SERVER not in config.stash:
@@ -121,4 +112,14 @@ def server_of(request: pytest.FixtureRequest) -> Endpoint:
         folder = Path(tempfile.gettempdir(), f"pgdbm-{os.getuid()}-{run}")
         config.stash[_SERVER] = Session(config.stash[SESSION].settings, lambda: Run(run, folder))
         config.add_cleanup(config.stash[_SERVER].close)
+        with closing(PrivateLoop()) as loop:
+            loop.run(_without_autovacuum(config.stash[_SERVER]._get_endpoint()))
     return config.stash[_SERVER]._get_endpoint()
+
+
+async def _without_autovacuum(server: Endpoint) -> None:
+    # It would come in between, and hold rows for a moment that a page is about to be pruned of.
+    assert server.own, "the settings of somebody's server are not to be changed"
+    async with connected(login.dsn(server, server.database, server.admin)) as connection:
+        await connection.execute("alter system set autovacuum = off")
+        await connection.execute("select pg_reload_conf()")

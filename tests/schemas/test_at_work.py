@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -183,7 +182,7 @@ def _wait_while_looking(home: Home, built: BuiltSet) -> None:
     recyclable = home._site._recyclable[built]
     noted = recyclable.pristine.fingerprint
     waits = f"({noted.quick}) || pg_catalog.left(pg_catalog.pg_advisory_xact_lock(4711)::text, 0)"
-    recyclable.pristine.fingerprint = dataclasses.replace(noted, quick=waits)
+    recyclable.pristine.fingerprint = noted._replace(quick=waits)
     recyclable.session = -1
 
 

@@ -221,7 +221,7 @@ def test_a_damaged_record_is_not_read(written: tuple[Record, bytes], data: st.Da
 def test_a_damaged_set_is_not_read(written: tuple[Record, bytes]) -> None:
     (entry,) = written[0].entries
     with pytest.raises(Unreadable):
-        dataclasses.replace(entry, pristine=entry.pristine[:-9]).read()
+        entry._replace(pristine=entry.pristine[:-9]).read()
 
 
 class Calls:
