@@ -227,7 +227,8 @@ class Ground:
         server = self.workshop.own
         as_superuser = self.own and at == CONNECTIONS - 1
         url = login.dsn(server, self.database, server.admin) if as_superuser else self._url()
-        connection = await asyncpg.connect(url, server_settings=SETTINGS)
+        # A program may deallocate all statements, of which asyncpg would hear nothing.
+        connection = await asyncpg.connect(url, server_settings=SETTINGS, statement_cache_size=0)
         await connection.execute(f"set search_path = {self.path}")
         return connection
 
