@@ -152,7 +152,8 @@ container_engine() { # makes an engine with an image available, or says in `why`
 # ------------------------------------------------------------------ the start
 
 prepare() { # a machine and an environment variables' set that the result does not depend on, and a copy to work in
-  export CI=true PIP_NO_INPUT=1 NO_COLOR=1
+  # Much of what pip installs is never imported, and need not be compiled.
+  export CI=true PIP_NO_INPUT=1 PIP_NO_COMPILE=1 NO_COLOR=1
   exec </dev/null
   local name
   for name in "${!PG@}" "${!PYTEST@}" "${!PYTHON@}" "${!FORCE_COLOR@}"; do

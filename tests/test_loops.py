@@ -634,6 +634,13 @@ async def test_session_state_is_gone_in_the_next(pgdbm_pool):
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
         await pgdbm_pool.execute("select lastval()")
 
+@pytest.mark.parametrize("statement", 3 * ["prepare mine as select 1", "deallocate all", "discard all"])
+async def test_statements_of_one_test_are_no_other_ones(pgdbm_pool, statement):
+    async with pgdbm_pool.acquire() as connection:
+        assert await connection.fetchval("select count(*) from pg_prepared_statements where from_sql") == 0
+        assert await connection.fetchval("select 7") == 7
+        await connection.execute(statement)
+
 async def test_the_pool_cannot_be_sent_elsewhere(pgdbm_pool):
     with pytest.raises(asyncpg.InterfaceError, match="the pool of pytest-pgdbm cannot be sent to another server"):
         pgdbm_pool.set_connect_args("postgresql://elsewhere")
@@ -656,7 +663,7 @@ async def test_the_next_test_gets_a_living_one(pgdbm_pool, users_db):
 
 def test_the_pool_is_one_for_its_users(loops: Project, assert_nothing_left: Callable[[], None]) -> None:
     result = loops.run(test=POOL)
-    result.assert_outcomes(passed=16)
+    result.assert_outcomes(passed=25)
     assert_nothing_left()
 
 

@@ -12,10 +12,15 @@ Query = Callable[[str], list[asyncpg.Record]]
 
 LEFT = "select nspname from pg_namespace where nspname ~ '^pgdbm_'"
 
+# One that is being dropped, or was left so, has its mark in its comment alone. Other workers have some on this server.
 LEFT_DATABASES = """
-select datname from pg_database where datname ~ '^pgdbm_' and datconnlimit in (-2, (
-    select (1 << 30) + oid::bigint % (1 << 30) from pg_database where datname = current_database()
-))
+select d.datname
+from pg_database d,
+    (select (1 << 30) + oid::bigint % (1 << 30) as mark from pg_database where datname = current_database()) home
+where d.datname ~ '^pgdbm_' and (
+    d.datconnlimit = home.mark
+    or d.datconnlimit = -2 and shobj_description(d.oid, 'pg_database') like format('%%, mark %s, %%', home.mark)
+)
 """
 
 QUICK_TESTS = """

@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from pytest_pgdbm.connections.budget import FEWEST_IN_POOL
+from pytest_pgdbm.connections.cleaning import Clean
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.parking import ParkedConnections, hang_up
 from pytest_pgdbm.connections.quiet import quietly
@@ -27,17 +28,13 @@ SECONDS_TO_CLOSE = 2.0
 OpenPool = Callable[[], Awaitable[asyncpg.Pool]]
 CutOff = Callable[[asyncpg.Pool], Awaitable[None]]
 
-# asyncpg's own reset, at each release, does the rest; neither it nor RESET ALL undoes these.
-# Not DISCARD ALL: it takes the prepared statements that asyncpg has cached.
-_CLEAN = "reset session authorization; discard temp; discard sequences"
-
 
 class LoopPool:
     """The pool of one loop: made at the first use, closed by `end`, made anew at the next use.
 
     `min_size` connections are opened with it. Those that nobody uses at its end go to `parked`; with a pool that has
     others out then `cut_off` is called. `ended` is called when the loop is closed. It never has more connections than
-    it was given of the `shared` seats.
+    it was given of the `shared` seats. `clean` has a session forget what an earlier test has left.
     """
 
     def __init__(
@@ -47,6 +44,7 @@ class LoopPool:
         parked: ParkedConnections,
         *,
         min_size: int,
+        clean: Clean,
         cut_off: CutOff,
         ended: Callable[[], None],
         shared: Seats,
@@ -66,6 +64,7 @@ class LoopPool:
         self._open = open_pool
         self._parked = parked
         self._min_size = min_size
+        self._clean = clean
         self._cut_off = cut_off
         self._opening = asyncio.Lock()
         self._cleaned: dict[int, int] = {}
@@ -234,9 +233,21 @@ class LoopPool:
                 raise error.with_traceback(None) from None
             pid = connection.get_server_pid()
             # A process that is not known has just begun.
-            if self._cleaned.setdefault(pid, test) == test or await _clean(connection):
+            if self._cleaned.setdefault(pid, test) == test or await self._is_clean(connection):
                 self._cleaned[pid] = test
                 return pool, connection, pid
+
+    async def _is_clean(self, connection: Any) -> bool:
+        """Whether it could be cleaned. One that could not goes back to its pool, closed, and makes room for another."""
+        clean = False
+        try:
+            # One that died in an earlier test does not survive this.
+            with contextlib.suppress(*FAILURES):
+                clean = await self._clean(connection)
+        finally:
+            if not clean:
+                terminate(connection)
+        return clean
 
     async def _taken(self, timeout: float | None) -> tuple[asyncpg.Pool, Any]:
         at_once = None if self._queue.locked() else self._enter()
@@ -286,19 +297,6 @@ class LoopPool:
                 connection = await pool.acquire()
                 wait.over()
                 return connection
-
-
-async def _clean(connection: Any) -> bool:
-    # A connection that does not survive this died in an earlier test; closed, it goes back to its pool by itself.
-    try:
-        await connection.execute(_CLEAN)
-    except FAILURES:
-        terminate(connection)
-        return False
-    except BaseException:
-        terminate(connection)
-        raise
-    return True
 
 
 def terminate(connection: Any) -> None:

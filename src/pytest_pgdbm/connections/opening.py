@@ -14,6 +14,7 @@ from pgdbm import AsyncDatabaseManager, DatabaseConfig
 from pytest_pgdbm.connections import backends, login, poolers
 from pytest_pgdbm.connections.backends import Activity
 from pytest_pgdbm.connections.budget import MOST_IN_POOL
+from pytest_pgdbm.connections.cleaning import Clean, cleaner
 from pytest_pgdbm.connections.failing import FAILURES
 from pytest_pgdbm.connections.path import SearchPath
 from pytest_pgdbm.ground.endpoint import Endpoint
@@ -75,6 +76,11 @@ class Opening:
     def application_name(self) -> str:
         """What the pool's connections call themselves."""
         return str(self._settings["application_name"])
+
+    @property
+    def clean(self) -> Clean:
+        """What cleans the sessions of the pool's connections."""
+        return cleaner(self._endpoint.pooling)
 
     @property
     def min_size(self) -> int:

@@ -25,6 +25,7 @@ class Pools:
         pool = SharedPool(
             opening.open,
             opening.end_backends,
+            opening.clean,
             min_size=opening.min_size,
             max_size=opening.max_size,
             seats=self.seats,

@@ -17,6 +17,7 @@ import asyncpg
 
 from pytest_pgdbm.connections.acquiring import Acquiring
 from pytest_pgdbm.connections.backends import Activity
+from pytest_pgdbm.connections.cleaning import Clean
 from pytest_pgdbm.connections.loop import running_loop
 from pytest_pgdbm.connections.loop_pool import LoopPool, OpenPool, is_closed, terminate
 from pytest_pgdbm.connections.parking import ParkedConnections
@@ -55,6 +56,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
 
     __slots__ = (
         "__weakref__",
+        "_clean",
         "_end_backends",
         "_lock",
         "_loops",
@@ -73,6 +75,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         self,
         open_pool: OpenPool,
         end_backends: EndBackends,
+        clean: Clean,
         *,
         min_size: int,
         max_size: int,
@@ -81,6 +84,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
         # Not asyncpg's own __init__: it would bind this object to one loop. Everything public is overridden here.
         self._open = open_pool
         self._end_backends = end_backends
+        self._clean = clean
         self._sizes = (min_size, max_size)
         self._seats = seats
         self._parked = ParkedConnections(min(max_size, MOST_PARKED))
@@ -265,6 +269,7 @@ class SharedPool(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
                 self._open,
                 self._parked,
                 min_size=self._sizes[0],
+                clean=self._clean,
                 cut_off=self._cut_off,
                 ended=lambda: self._forget(loop),
                 shared=self._seats,

@@ -1,4 +1,4 @@
-"""What the parking of connections uses of asyncpg that asyncpg does not promise: every such name stands here.
+"""What is used of asyncpg that asyncpg does not promise: every such name stands here.
 
 Beside these names it leans on this: a pool asks one callable for its connections, and each connection, by the methods
 `create_connection` and `create_unix_connection` of the loop that it is given, for its transport and nothing more; it
@@ -39,6 +39,16 @@ def connect_by(pool: asyncpg.Pool, connect: Connect) -> None:
 def was_expired(pool: asyncpg.Pool) -> bool:
     """Whether its `expire_connections()` was ever called."""
     return bool(pool._generation)
+
+
+def prepared(connection: asyncpg.Connection) -> int:
+    """How many statements asyncpg takes for prepared in the connection's session; 0 with an asyncpg that is not known.
+
+    A session can have more: those that a user holds, or that are to be closed by the next message.
+    """
+    if unsupported():
+        return 0
+    return sum(not statement.closed for statement in connection._stmt_cache.iter_statements())
 
 
 def belongs_to(connection: asyncpg.Connection, loop: asyncio.AbstractEventLoop) -> None:
