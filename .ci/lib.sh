@@ -153,7 +153,7 @@ container_engine() { # makes an engine with an image available, or says in `why`
 
 prepare() { # a machine and an environment variables' set that the result does not depend on, and a copy to work in
   # Much of what pip installs is never imported, and need not be compiled.
-  export CI=true PIP_NO_INPUT=1 PIP_NO_COMPILE=1 NO_COLOR=1
+  export CI=true PIP_NO_INPUT=1 PIP_COMPILE=0 NO_COLOR=1
   exec </dev/null
   local name
   for name in "${!PG@}" "${!PYTEST@}" "${!PYTHON@}" "${!FORCE_COLOR@}"; do
