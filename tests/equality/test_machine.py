@@ -181,7 +181,8 @@ def machine_of(player: Player) -> type[RuleBasedStateMachine]:
         def change_structure(self, connection: int, act: Act) -> None:
             player.play(connection, act)
 
-        @precondition(lambda self: bool(player.costs))
+        # Not whether anything came of it, which depends on who was faster.
+        @precondition(lambda self: not player.given_back)
         @rule()
         def give_back(self) -> None:
             self.sound = False  # unless all goes well
