@@ -75,7 +75,8 @@ async def _budget(url: str) -> int:
     connection = await asyncpg.connect(url)
     limits = await connection.fetchrow(_LIMITS)
     await connection.close()
-    endpoint: Any = SimpleNamespace(max_connections=limits["most"], reserved_connections=limits["reserved"])
+    limit = {"max_connections": limits["most"], "reserved_connections": limits["reserved"]}
+    endpoint: Any = SimpleNamespace(**limit, own=False)
     # Besides those of its pools, each has one for building and dropping, and one for what comes and goes.
     return WORKERS * (Budget.of(endpoint, WORKERS).seats + 2)
 

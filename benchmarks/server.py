@@ -14,19 +14,20 @@ from benchmarks import runs
 @contextmanager
 def held() -> Iterator[str]:
     """The URL of such a server's database, for an ordinary role."""
-    with tempfile.TemporaryDirectory() as folder:
-        holder = subprocess.Popen(
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
             runs.command("hold", ("-s",)),
             env=runs.environment(Path(folder, "record.json"), {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-        )
+        ) as holder,
+    ):
         assert holder.stdin is not None
         assert holder.stdout is not None
         try:
             yield next(line for line in holder.stdout if line.startswith("url=")).removeprefix("url=").strip()
         finally:
             holder.stdin.close()
-            holder.stdout.read()
-            holder.wait()
+            holder.stdout.read()  # until it has ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -13,6 +14,7 @@ from conftest import Project
 from databases import execute
 from schemas.test_sweep import leave
 
+from benchmarks import connections, migrations
 from benchmarks.sampling import Sampler
 from benchmarks.stress import servers
 from benchmarks.stress.connections import stressed
@@ -337,3 +339,9 @@ def test_others_that_leave_in_time_are_waited_for(project: Project, few: Few) ->
     result = asyncio.run(go())
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*= pgdbm =*", "waited * seconds for a connection to *: the server says: too many *"])
+
+
+def test_the_benchmark_counts_what_its_runs_take_and_leave(tmp_path: Path) -> None:
+    counts = connections.measure(migrations.write(tmp_path, 3), tests=10)
+    assert [(each.loop, each.left) for each in counts] == [("session", 0), ("function", 0)]
+    assert all(0 < each.peak <= each.budget for each in counts)
