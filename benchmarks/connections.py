@@ -75,8 +75,7 @@ async def _budget(url: str) -> int:
     connection = await asyncpg.connect(url)
     limits = await connection.fetchrow(_LIMITS)
     await connection.close()
-    limit = {"max_connections": limits["most"], "reserved_connections": limits["reserved"]}
-    endpoint: Any = SimpleNamespace(**limit, own=False)
+    endpoint: Any = SimpleNamespace(max_connections=limits["most"], reserved_connections=limits["reserved"], own=False)
     # Besides those of its pools, each has one for building and dropping, and one for what comes and goes.
     return WORKERS * (Budget.of(endpoint, WORKERS).seats + 2)
 

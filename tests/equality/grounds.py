@@ -110,14 +110,15 @@ def server_of(request: pytest.FixtureRequest) -> Endpoint:
     if _SERVER not in config.stash:
         run = new_run()
         folder = Path(tempfile.gettempdir(), f"pgdbm-{os.getuid()}-{run}")
-        config.stash[_SERVER] = Session(config.stash[SESSION].settings, lambda: Run(run, folder))
-        config.add_cleanup(config.stash[_SERVER].close)
+        session = Session(config.stash[SESSION].settings, lambda: Run(run, folder))
+        config.add_cleanup(session.close)
         with closing(PrivateLoop()) as loop:
-            loop.run(_without_autovacuum(config.stash[_SERVER]._get_endpoint()))
+            loop.run(_vacuum_nothing(session._get_endpoint()))
+        config.stash[_SERVER] = session
     return config.stash[_SERVER]._get_endpoint()
 
 
-async def _without_autovacuum(server: Endpoint) -> None:
+async def _vacuum_nothing(server: Endpoint) -> None:
     # It would come in between, and hold rows for a moment that a page is about to be pruned of.
     assert server.own, "the settings of somebody's server are not to be changed"
     async with connected(login.dsn(server, server.database, server.admin)) as connection:

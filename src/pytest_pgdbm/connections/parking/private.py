@@ -24,10 +24,14 @@ def unsupported() -> str:
     """Why connections cannot be parked here; empty if they can, as far as is known without trying."""
     if sys.platform == "win32":
         return "a socket does not survive the end of its transport on Windows"
-    version = tuple(int(number) for number in asyncpg.__version__.split(".")[:2])
-    if not TESTED[0] <= version <= TESTED[1]:
+    if not _is_known():
         return f"asyncpg {asyncpg.__version__} is not one that this was tested with"
     return ""
+
+
+def _is_known() -> bool:
+    version = tuple(int(number) for number in asyncpg.__version__.split(".")[:2])
+    return TESTED[0] <= version <= TESTED[1]
 
 
 def connect_by(pool: asyncpg.Pool, connect: Connect) -> None:
@@ -46,7 +50,7 @@ def prepared(connection: asyncpg.Connection) -> int:
 
     A session can have more: those that a user holds, or that are to be closed by the next message.
     """
-    if unsupported():
+    if not _is_known():
         return 0
     return sum(not statement.closed for statement in connection._stmt_cache.iter_statements())
 
