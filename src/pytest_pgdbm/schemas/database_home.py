@@ -92,11 +92,7 @@ class DatabaseHome:
 
     def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
         """As `Home.begin`; not while any connection of its test's is left, whose end is waited for."""
-        if self._pooled:
-            return False
-        site = self._sites[built]
-        pool, run = site.pool.application_name, self._common.run.id
-        return site.begin(built, over, done, unless=visitors.anybody(run, pool, idle=self._budget.idle))
+        return not self._pooled and self._sites[built].begin(built, over, done)
 
     def go_on(self) -> None:
         """As `Home.go_on`."""
@@ -159,7 +155,9 @@ class DatabaseHome:
         self._take_seats()
         run = self._common.run
         database = names.database_name(run=run.id, worker=run.worker, number=next(self._numbers))
-        site = Site(self._common, database, self._open_pool(database), proof=None)
+        pool = self._open_pool(database)
+        somebody = visitors.anybody(run.id, pool.application_name, idle=self._budget.idle)
+        site = Site(self._common, database, pool, proof=None, unless=somebody)
         self._open.add(site)
         built = await self._undoing.do(self._make(site, plan, others), lambda error: self._undo(site, error))
         self._sites[built] = site

@@ -65,7 +65,8 @@ class Site:
     `proof` marks every schema that is made here. Without it the database is one set's alone: its schemas look as in
     production, its migrations may reach anywhere in it, and all of it is looked at when the set is given back.
     `admin` is the connection to build and reset by, which is closed elsewhere; without it the site has one of its own.
-    `keeping` is for a database whose sets the next run may have.
+    `keeping` is for a database whose sets the next run may have. While the SQL condition `unless` is true, sets are
+    made as they were by `recycle` only.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Site:
         *,
         admin: Admin | None = None,
         keeping: Keeping | None = None,
+        unless: str | None = None,
     ) -> None:
         self._common = common
         self._manner = Manner(proof, common.path, common.timeout)
@@ -94,7 +96,7 @@ class Site:
         )
         self._closes_admin = admin is None
         self._keeping = keeping
-        self._recycler = Recycler(self.admin)
+        self._recycler = Recycler(self.admin, unless)
         self._recyclable: dict[BuiltSet, Recyclable] = {}
 
     async def build(self, plan: Plan, schemas: Mapping[str, str], others: Sequence[str]) -> BuiltSet:
@@ -170,13 +172,13 @@ class Site:
         over = time.monotonic() if over is None else over
         return await self._recycler.recycle(self._recyclable[built], over, found)
 
-    def begin(self, built: BuiltSet, over: float, done: Done, unless: str | None = None) -> bool:
+    def begin(self, built: BuiltSet, over: float, done: Done) -> bool:
         """Has a set made as it was before by messages that nobody waits for, if that is possible now; from any thread.
 
-        `done` is told what came of it, after some calls of `go_on`; nothing, if the SQL condition `unless` is true.
+        `done` is told what came of it, after some calls of `go_on`.
         """
         noted = self._recyclable.get(built)
-        return noted is not None and self._recycler.overlapped.begin(noted, over, done, unless)
+        return noted is not None and self._recycler.overlapped.begin(noted, over, done)
 
     def go_on(self) -> None:
         """Hears what came of the messages, and sends what follows; from any thread, without waiting."""

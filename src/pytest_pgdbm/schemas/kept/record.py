@@ -21,15 +21,15 @@ from pytest_pgdbm.schemas.fingerprint import Fingerprint
 from pytest_pgdbm.schemas.fingerprints.anatomy import Anatomy, Scope
 from pytest_pgdbm.schemas.fingerprints.meaning import Line
 from pytest_pgdbm.schemas.kept.outside import Outside
-from pytest_pgdbm.schemas.recycling.function import SeededRows
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
 from pytest_pgdbm.schemas.recycling.rows import copy_of
+from pytest_pgdbm.schemas.recycling.seeded import SeededRows
 
 MOST_BYTES_OF_ROWS = 64 << 20
 """A set that was seeded with more is not kept: to read and write that takes longer than to build."""
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 class Entry(NamedTuple):

@@ -15,6 +15,7 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.holders import find_writing
 from pytest_pgdbm.schemas.recycling import function
+from pytest_pgdbm.schemas.recycling.disturbance import read_sizes
 from pytest_pgdbm.schemas.recycling.function import CHANGED, EMPTIED, HELD, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
 from pytest_pgdbm.schemas.recycling.overlapped import Overlapped
@@ -37,10 +38,14 @@ _LONG_AGO = 1e9
 
 
 class Recycler:
-    """Notes what sets are like, and makes them so again, over the one connection for administration of a database."""
+    """Notes what sets are like, and makes them so again, over the one connection for administration of a database.
 
-    def __init__(self, admin: Admin) -> None:
+    Nothing is done without being awaited while the SQL condition `unless` is true.
+    """
+
+    def __init__(self, admin: Admin, unless: str | None = None) -> None:
         self._admin = admin
+        self._unless = unless
         self.overlapped = Overlapped(admin)
         """How the most of them come back, without anybody waiting."""
         self._numbers = itertools.count(1)
@@ -48,7 +53,7 @@ class Recycler:
 
     def adopt(self, pristine: Pristine) -> Recyclable:
         """A set that another process has noted; it must be recycled before it is leased."""
-        return Recyclable(self._new_name(), pristine, self._admin.losses)
+        return Recyclable(self._new_name(), pristine, self._admin.losses, self._unless)
 
     async def note(self, schemas: Collection[str] | None) -> Recyclable:
         """Makes a set that was just built ready to be leased: these schemas, or the whole database for None.
@@ -64,7 +69,7 @@ class Recycler:
     async def _note(self, connection: asyncpg.Connection, schemas: Collection[str] | None) -> Recyclable:
         # Who kept one set from being noted will likely keep the next: each test would wait for it.
         waits, self._hopeful = (WAITS_FOR_A_START if self._hopeful else WAITS), False
-        recyclable = Recyclable(self._new_name(), await note(connection, schemas, waits), self._admin.losses)
+        recyclable = self.adopt(await note(connection, schemas, waits))
         self._hopeful = True
         try:
             await self._empty(connection, recyclable, _LONG_AGO)
@@ -120,6 +125,7 @@ class Recycler:
             await _expect_same(connection, pristine)
         if touched or views or truncated:
             pristine.files = await read_files(connection, pristine.inventory.stored)
+            pristine.sizes = await read_sizes(connection, pristine.filled)
             recyclable.session = -1  # the function knows the rows by their writers
 
     async def _looked_at(

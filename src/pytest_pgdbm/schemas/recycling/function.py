@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pytest_pgdbm.ground.names import quote_literal
 from pytest_pgdbm.schemas.holders import is_writing
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
+from pytest_pgdbm.schemas.recycling.seeded import SeededRows
 
 MOST_BYTES_TO_DELETE = 1 << 20
 """A table that has grown larger is truncated: deleting and vacuuming cost more from some thousand rows on."""
@@ -27,18 +28,6 @@ _UNDONE = (
 HELD, UNTOUCHED, CHANGED, EMPTIED = "held", "untouched", "changed", "emptied"
 
 
-class SeededRows(NamedTuple):
-    """What a relation held when its set was first leased.
-
-    That is how many rows, by which transactions, in how many bytes, and whether on more than one page.
-    """
-
-    number: int
-    writers: Sequence[int]
-    size: int
-    spread: bool
-
-
 class Found(NamedTuple):
     """What the function tells.
 
@@ -46,8 +35,9 @@ class Found(NamedTuple):
     `calm` whether none was in progress then; `structure` is the look at the catalogs. `dirty` are OIDs of tables that
     had no rows at first and have been written to, `touched` of those whose first rows are not all as they were, `views`
     of materialized views that are not; `large` are the ones among the first two that are to be truncated, the others
-    have been emptied. `gained` are tables that only gained rows, and have lost them; `grown` are tables that had rows
-    at first, and whose indexes have other sizes now.
+    have been emptied. `gained` are tables that only gained rows, and have lost them. `disturbed` are tables that had
+    rows at first and may have been written to, be it rolled back, `grown` those of them whose indexes have other sizes
+    now.
     """
 
     state: str
@@ -59,6 +49,7 @@ class Found(NamedTuple):
     views: Sequence[int]
     large: Sequence[int]
     gained: Sequence[int]
+    disturbed: Sequence[int]
     grown: Sequence[int]
 
     @classmethod
@@ -77,12 +68,18 @@ def call(name: str) -> str:
     return f"select * from pg_temp.{name}($1, $2, $3)"
 
 
-def call_with(name: str, expected: str, since: int, over: float, unless: str | None = None) -> str:
-    """The same with these values; it yields no row if the condition `unless` holds, and does nothing then."""
+def call_with(name: str, expected: str, since: int, over: float, unless: str | None) -> str:
+    """The same with these values; no row is had and nothing done if the condition is true that is called `unless`."""
     call = f"pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
     if unless is None:
         return f"select * from {call}"
-    return f"select found.* from (select {unless} as so) it, lateral {call} found where not it.so"
+    return f"select found.* from (select pg_temp.{unless}() as so) it, lateral {call} found where not it.so"
+
+
+def condition_definition(name: str, condition: str) -> str:
+    """The statement that makes the session's function of this name, which yields whether the SQL condition is true."""
+    body = quote_literal(f"begin return {condition} is true; end")
+    return f"create or replace function pg_temp.{name}() returns bool language plpgsql as {body}"
 
 
 def definition(
@@ -93,17 +90,20 @@ def definition(
     values: Mapping[int, tuple[int, bool]],
     objects: Collection[int],
     look: str,
+    disturbed: str,
 ) -> str:
     """The statement that makes the function.
 
     `indexes` are the bytes of the indexes of seeded relations, `values` those of the sequences, `objects` the OIDs of
-    all that the set consists of, `look` is the SQL of the look.
+    all that the set consists of, `look` is the SQL of the look, `disturbed` that of the OIDs of seeded tables that may
+    have been written to.
     """
-    body = "\n".join(_body(inventory, seeded, indexes, values, objects, look))
+    body = "\n".join(_body(inventory, seeded, indexes, values, objects, look, disturbed))
     return (
         f"create or replace function pg_temp.{name}(expected text, since int8, ago float8,"
         " out state text, out reached int8, out calm bool, out structure text,"
-        " out dirty oid[], out touched oid[], out views oid[], out large oid[], out gained oid[], out grown oid[])"
+        " out dirty oid[], out touched oid[], out views oid[], out large oid[], out gained oid[],"
+        " out disturbed oid[], out grown oid[])"
         f" language plpgsql as {quote_literal(body)}"
     )
 
@@ -115,11 +115,13 @@ def _body(
     values: Mapping[int, tuple[int, bool]],
     objects: Collection[int],
     look: str,
+    disturbed: str,
 ) -> Iterator[str]:
     empty = [table for table in inventory.tables if table.oid not in seeded]
     filled = [table for table in inventory.tables if table.oid in seeded]
     yield "declare n bigint; k bigint; held bool; writing bool; now pg_snapshot = pg_catalog.pg_current_snapshot();"
-    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}'; grown := '{}';"
+    yield "begin dirty := '{}'; touched := '{}'; views := '{}'; large := '{}'; gained := '{}';"
+    yield "disturbed := '{}'; grown := '{}';"
     yield "reached := pg_catalog.pg_snapshot_xmax(now)::text::int8;"
     yield "calm := pg_catalog.pg_snapshot_xmin(now) = pg_catalog.pg_snapshot_xmax(now);"
     yield f"{_at_work(objects)};"
@@ -138,7 +140,7 @@ def _body(
     yield from _views(inventory.views, seeded)
     yield f"large := {_large(inventory)};"
     if filled:
-        yield f"grown := {_with_grown_indexes(filled, indexes)};"
+        yield f"disturbed := {disturbed}; grown := {_with_grown_indexes(filled, indexes)};"
     for group in inventory.groups:
         yield _emptied(group, seeded)
     hooks = sum(table.hooks for table in inventory.tables)
@@ -182,7 +184,11 @@ def _with_pages(relations: Sequence[Relation]) -> str:
 
 def _with_grown_indexes(relations: Sequence[Relation], indexes: Mapping[int, int]) -> str:
     noted = ", ".join(f"({each.oid}::oid, {indexes[each.oid]}::int8)" for each in relations)
-    return f"array(select o from (values {noted}) n (o, size) where pg_catalog.pg_indexes_size(o) <> size)"
+    # Joined, so that only those are looked at.
+    return (
+        f"array(select n.o from pg_catalog.unnest(disturbed) d join (values {noted}) n (o, size) on n.o = d"
+        " where pg_catalog.pg_indexes_size(n.o) <> n.size)"
+    )
 
 
 def _compared(relation: Relation, rows: SeededRows, *, lost: str, gained: str) -> str:

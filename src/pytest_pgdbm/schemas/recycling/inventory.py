@@ -26,7 +26,7 @@ select c.oid, n.nspname as schema, c.relname as name, c.relkind::text as kind, c
         where r.ev_class = c.oid and r.ev_type = '4' and r.ev_enabled::text = any($2)
     ) as deleting,
     coalesce(t.truncating, false) as truncating,
-    c.relforcerowsecurity and not $3 as filtered,
+    c.relforcerowsecurity and not $3 as filtered, c.reltoastrelid as toast,
     (select count(*) from pg_catalog.pg_trigger h where h.tgrelid = c.oid)
         + (select count(*) from pg_catalog.pg_rewrite h where h.ev_class = c.oid) as hooks,
     array(
@@ -37,7 +37,8 @@ select c.oid, n.nspname as schema, c.relname as name, c.relkind::text as kind, c
     array(
         select distinct f.confrelid from pg_catalog.pg_constraint f
         where f.conrelid = c.oid and f.contype = 'f' and f.confrelid <> c.oid
-    ) as refers_to
+    ) as refers_to,
+    array(select x.indexrelid from pg_catalog.pg_index x where x.indrelid = c.oid order by 1) as indexes
 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 left join lateral (
     select bool_or(g.tgtype & {_INSERT} <> 0) as inserting, bool_or(g.tgtype & {_DELETE} <> 0) as deleting,
@@ -65,7 +66,8 @@ class Relation(NamedTuple):
 
     `inserting`, `deleting` and `truncating` tell whether something of the user's would fire if the reset did so,
     `filtered` whether a policy hides rows from it. `hooks` is how many triggers and rules it has, those of foreign keys
-    to it among them. `columns` are those that can be written, `refers_to` the tables of its foreign keys.
+    to it among them. `columns` are those that can be written, `refers_to` the tables of its foreign keys. `toast` is
+    the table of its oversized values, 0 if it has none, and `indexes` are its own.
     """
 
     oid: int
@@ -80,6 +82,8 @@ class Relation(NamedTuple):
     hooks: int
     columns: Sequence[str]
     refers_to: Sequence[int]
+    toast: int
+    indexes: Sequence[int]
 
     def __str__(self) -> str:
         """Its quoted name, for SQL."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from pytest_pgdbm.connections.admin import Admin
 from pytest_pgdbm.connections.line import Answer, Line, Question
-from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found, call_with
+from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
 from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
 from pytest_pgdbm.schemas.recycling.vacuuming import Vacuuming, finished_call, vacuum_statement
@@ -37,14 +37,13 @@ class Overlapped:
         self._under_way: set[_Reset] = set()
         admin.on_loss.append(self._stop_all)
 
-    def begin(self, recyclable: Recyclable, over: float, done: Done, unless: str | None = None) -> bool:
+    def begin(self, recyclable: Recyclable, over: float, done: Done) -> bool:
         """Has a set given back by the next `go_on` that finds the session lent.
 
         Returns False if the session does not know the set, or nobody is about to lend it. `over` is when its test
-        ended, by `time.monotonic()`. `done` is called in whichever thread hears of it. Nothing is done to a set of
-        which the SQL condition `unless` is true.
+        ended, by `time.monotonic()`. `done` is called in whichever thread hears of it.
         """
-        reset = _Reset(recyclable, over, unless, self._next, lambda *came: self._came(reset, done, *came))
+        reset = _Reset(recyclable, over, self._next, lambda *came: self._came(reset, done, *came))
         return self._admin.with_line(lambda _: self._added(reset))
 
     def go_on(self) -> bool:
@@ -92,12 +91,9 @@ class Overlapped:
 class _Reset:
     """A set on its way back. What is to be sent for it is said by `questions`, when it is among the `coming`."""
 
-    def __init__(
-        self, recyclable: Recyclable, over: float, unless: str | None, coming: list[_Reset], done: Done
-    ) -> None:
+    def __init__(self, recyclable: Recyclable, over: float, coming: list[_Reset], done: Done) -> None:
         self._recyclable = recyclable
         self._over = over
-        self._unless = unless
         self._coming = coming
         self._done = done
         self._found: Found | None = None
@@ -111,7 +107,7 @@ class _Reset:
     def questions(self, server: int) -> Sequence[Question]:
         """The next statements, for a server of this major version."""
         if self._vacuuming is None:
-            return [(self._call(), self._looked)]
+            return [(self._recyclable.call(time.monotonic() - self._over), self._looked)]
         self._vacuums += 1
         tables, _, freeze = self._vacuuming
         return [
@@ -122,10 +118,6 @@ class _Reset:
     def stop(self) -> None:
         """Leaves the rest to others."""
         self._done(False, self._found)
-
-    def _call(self) -> str:
-        known, expected = self._recyclable, self._recyclable.pristine.fingerprint.quick_value
-        return call_with(known.name, expected, known.since, time.monotonic() - self._over, self._unless)
 
     def _looked(self, answer: Answer) -> None:
         found = Found.told(answer.rows[0]) if answer.rows and not answer.error else None

@@ -10,10 +10,12 @@ import asyncpg
 from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.fingerprint import Fingerprint
 from pytest_pgdbm.schemas.holders import Holder, find_oldest_reader
-from pytest_pgdbm.schemas.recycling import function
-from pytest_pgdbm.schemas.recycling.function import Found, SeededRows
+from pytest_pgdbm.schemas.recycling import disturbance, function
+from pytest_pgdbm.schemas.recycling.disturbance import read_sizes
+from pytest_pgdbm.schemas.recycling.function import Found
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_inventory
 from pytest_pgdbm.schemas.recycling.rows import Copy, copy
+from pytest_pgdbm.schemas.recycling.seeded import SeededRows
 from pytest_pgdbm.schemas.recycling.vacuuming import PAGES, WAITS_FOR_A_START, Vacuuming, flush, vacuum
 
 _SCHEMAS = """
@@ -49,7 +51,7 @@ class Pristine:
     """A set as it was first leased.
 
     `values` are those of the sequences, `copies` the rows that were there, `indexes` the bytes of the indexes on them,
-    `files` the numbers of the files of all tables, all by OID.
+    `files` the numbers of the files of all tables, `sizes` the bytes of each file of those with rows, all by OID.
     """
 
     schemas: Sequence[str]
@@ -60,11 +62,21 @@ class Pristine:
     files: dict[int, int]
     copies: dict[int, Copy]
     indexes: Mapping[int, int]
+    sizes: Mapping[int, int]
+
+    @property
+    def filled(self) -> list[Relation]:
+        """The tables that had rows."""
+        return [table for table in self.inventory.tables if table.oid in self.seeded]
 
     def definition(self, name: str) -> str:
-        """The statement that makes the function by which this set is emptied."""
-        objects, look = self.fingerprint.anatomy.everything, self.fingerprint.quick
-        return function.definition(name, self.inventory, self.seeded, self.indexes, self.values, objects, look)
+        """The statements that make the function by which this set is emptied, and what that calls."""
+        objects, look, helper = self.fingerprint.anatomy.everything, self.fingerprint.quick, f"{name}_disturbed"
+        disturbed = disturbance.definition(helper, self.filled, self.seeded, self.sizes)
+        emptying = function.definition(
+            name, self.inventory, self.seeded, self.indexes, self.values, objects, look, disturbance.call(helper)
+        )
+        return f"{disturbed}; {emptying}"
 
     def vacuuming(self, found: Found, moved: Collection[int] = ()) -> Vacuuming:
         """What is to be vacuumed after what was found; `moved` are relations with new files.
@@ -74,7 +86,7 @@ class Pristine:
         sizes = {oid: rows.size for oid, rows in self.seeded.items()}
         sizes |= dict.fromkeys((*found.dirty, *found.touched), 0)
         # In a new file the planner takes an empty table for one that it knows nothing of.
-        written = {*found.dirty, *found.touched, *self.seeded, *moved} - set(found.large)
+        written = {*found.dirty, *found.touched, *found.disturbed, *moved} - set(found.large)
         # What was rolled back leaves no trace but that a session goes on at the page where it was.
         freeze = any(rows.spread for rows in self.seeded.values())
         return Vacuuming([table for table in self.inventory.tables if table.oid in written], sizes, freeze)
@@ -102,7 +114,8 @@ async def note(
     values = await _values(connection, inventory.sequences)
     taken = await fingerprint.take(connection, None if schemas is None else names)
     files, indexes = await read_files(connection, inventory.stored), await _index_sizes(connection, seeded)
-    pristine = Pristine(names, inventory, taken, seeded, values, files, {}, indexes)
+    pristine = Pristine(names, inventory, taken, seeded, values, files, {}, indexes, {})
+    pristine.sizes = await read_sizes(connection, pristine.filled)
     try:
         for relation in filled:
             pristine.copies[relation.oid] = await copy(connection, relation)
