@@ -17,6 +17,7 @@ PACKAGE = Path(pytest_pgdbm.__file__).parent
 GROUND, VALUES, HANDS, POLICY, SESSION, EDGE = range(6)
 
 FLOORS = {
+    "loading": GROUND,
     "ground": GROUND,
     "settings": VALUES,
     "reading": VALUES,

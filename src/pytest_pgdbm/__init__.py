@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_pgdbm.loading import prefer_compiled
+
 if TYPE_CHECKING:
     from pytest_pgdbm.connections.manager import Database
     from pytest_pgdbm.fixtures import pgdbm_database, pgdbm_db
@@ -55,6 +57,8 @@ __all__ = [
     "pgdbm_database",
     "pgdbm_db",
 ]
+
+prefer_compiled()
 
 _HOME = {
     "Database": "connections.manager",
