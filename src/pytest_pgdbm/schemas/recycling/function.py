@@ -69,7 +69,7 @@ def call(name: str) -> str:
 
 
 def call_with(name: str, expected: str, since: int, over: float, unless: str | None) -> str:
-    """The same with these values; no row is had and nothing done if the condition is true that is called `unless`."""
+    """The same with these values; nothing is done, and no row yielded, where the function called `unless` says true."""
     call = f"pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
     if unless is None:
         return f"select * from {call}"

@@ -39,7 +39,7 @@ class Recyclable:
         """The statements that make its functions in the session."""
         statements = [self.pristine.definition(self.name), finished_definition(self.finished)]
         if self.unless is not None:
-            statements.append(function.condition_definition(self._unless, self.unless))
+            statements.append(function.condition_definition(self._condition, self.unless))
         return "; ".join(statements)
 
     def call(self, over: float) -> str:
@@ -48,10 +48,12 @@ class Recyclable:
         It yields no row where the condition `unless` is true.
         """
         expected = self.pristine.fingerprint.quick_value
-        return function.call_with(self.name, expected, self.since, over, self._unless if self.unless else None)
+        condition = None if self.unless is None else self._condition
+        return function.call_with(self.name, expected, self.since, over, condition)
 
     @property
-    def _unless(self) -> str:
+    def _condition(self) -> str:
+        """The name of the function that tells whether `unless` is true."""
         return f"{self.name}_unless"
 
     def looked_at(self, found: Found) -> None:
