@@ -114,25 +114,23 @@ class Line:
             self._tell()
 
     def _send(self) -> None:
-        with contextlib.suppress(BlockingIOError), self._breaking():
+        try:
             while self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
-
-    def _received(self) -> bytes:
-        with contextlib.suppress(BlockingIOError), self._breaking():
-            data = self._socket.recv(_CHUNK)
-            self.broken = self.broken or not data
-            return data
-        return b""
-
-    @contextlib.contextmanager
-    def _breaking(self) -> Iterator[None]:
-        try:
-            yield
         except BlockingIOError:
-            raise
+            return
         except OSError:
             self.broken = True
+
+    def _received(self) -> bytes:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        self.broken = self.broken or not data
+        return data
 
     def _tell(self) -> None:
         for kind, body in self._messages():
