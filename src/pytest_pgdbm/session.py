@@ -120,7 +120,9 @@ class Session:
 
     def prepare(self) -> None:
         """Starts the server and what stands on it, if that has not been done; from any thread."""
-        with self._turn:
+        from pytest_pgdbm.ground.garbage import uncollected
+
+        with self._turn, uncollected():
             self._get_endpoint()
             _ = self._leases
 
