@@ -151,6 +151,30 @@ def test_a_set_that_was_begun_is_waited_for(workshop: Workshop, statement: str, 
 
 
 @WITH_EPOLL
+def test_nobody_waits_for_sets_of_another_content_that_are_on_their_way(workshop: Workshop) -> None:
+    async def work() -> None:
+        async with two_stocks(workshop) as (home, stocks):
+            told: list[str] = []
+            sets = [await stock.take() for stock in stocks]
+            async with workshop.superuser() as admin:
+                for built in sets:
+                    await admin.execute(WROTE.format(s=next(iter(built.schemas.values()))))
+            for name, stock, built in zip(("first", "second"), stocks, sets, strict=True):
+                assert stock.begin(built, time.monotonic(), lambda *_, name=name: told.append(name))
+                home.go_on()  # what is sent for the second one is behind what goes on for the first
+                if name == "first":
+                    hear(home)
+            assert await stocks[0].take() is sets[0]
+            assert told == ["first"]
+            assert await stocks[1].take() is sets[1]
+            assert told == ["first", "second"]
+            for stock, built in zip(stocks, sets, strict=True):
+                await stock.give_back(built)
+
+    asyncio.run(work())
+
+
+@WITH_EPOLL
 @pytest.mark.parametrize("statement", [WROTE, DELETED, CHANGED])
 @pytest.mark.parametrize("sent", [True, False], ids=["sent", "not sent"])
 def test_what_was_begun_is_over_before_all_is_dropped(workshop: Workshop, statement: str, sent: bool) -> None:

@@ -20,7 +20,7 @@ from pytest_pgdbm.schemas.holders import Holder
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet, Plan
 from pytest_pgdbm.schemas.recycling.function import Found
-from pytest_pgdbm.schemas.recycling.overlapped import Done
+from pytest_pgdbm.schemas.recycling.overlapped import Done, come
 from pytest_pgdbm.schemas.recycling.pristine import Unrecyclable
 
 AnyHome: TypeAlias = "Home | DatabaseHome"
@@ -62,7 +62,9 @@ class Stock:
             if built is not None:
                 return built
             if self._begun:
-                await self.finish()
+                await come(self.home.go_on, lambda: bool(self._ready))
+                if not self._ready:
+                    await self.finish()
                 continue
             if not self._coming or (self._wants_more and self._seeds_run_code):
                 break

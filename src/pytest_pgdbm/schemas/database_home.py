@@ -94,10 +94,10 @@ class DatabaseHome:
         """As `Home.begin`; not while any connection of its test's is left, whose end is waited for."""
         return not self._pooled and self._sites[built].begin(built, over, done)
 
-    def go_on(self) -> None:
+    def go_on(self) -> bool:
         """As `Home.go_on`."""
-        for site in tuple(self._open):
-            site.go_on()
+        busy = [site.go_on() for site in tuple(self._open)]
+        return any(busy)
 
     def give_up(self) -> None:
         """As `Home.give_up`."""

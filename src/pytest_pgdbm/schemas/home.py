@@ -136,9 +136,12 @@ class Home:
         """
         return self._site.begin(built, over, done)
 
-    def go_on(self) -> None:
-        """Hears what came of the messages, and sends what follows; from any thread, without waiting."""
-        self._site.go_on()
+    def go_on(self) -> bool:
+        """Hears what came of the messages, and sends what follows; from any thread, without waiting.
+
+        Returns whether more is to come.
+        """
+        return self._site.go_on()
 
     def give_up(self) -> None:
         """Gives up what was begun, since nobody knows any more what that is: all sets are lost. From any thread."""

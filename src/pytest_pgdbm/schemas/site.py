@@ -180,9 +180,12 @@ class Site:
         noted = self._recyclable.get(built)
         return noted is not None and self._recycler.overlapped.begin(noted, over, done)
 
-    def go_on(self) -> None:
-        """Hears what came of the messages, and sends what follows; from any thread, without waiting."""
-        self._recycler.overlapped.go_on()
+    def go_on(self) -> bool:
+        """Hears what came of the messages, and sends what follows; from any thread, without waiting.
+
+        Returns whether more is to come.
+        """
+        return self._recycler.overlapped.go_on()
 
     async def finish(self) -> None:
         """Has all come back that was begun, or handed over to `recycle`."""

@@ -55,10 +55,7 @@ class Overlapped:
 
     async def finish(self) -> None:
         """Has all come back, or go on elsewhere what takes longer; to be run in the private loop."""
-        for _ in range(MOST_POLLS):
-            if not self.go_on():
-                break
-            await asyncio.sleep(_POLL)
+        await come(self.go_on)
         if self._under_way or self._admin.is_given_up:
             async with self._admin.resetter():
                 pass
@@ -86,6 +83,14 @@ class Overlapped:
         self._admin.with_line(lambda _: self._next.clear())
         for reset in list(self._under_way):
             reset.stop()
+
+
+async def come(go_on: Callable[[], bool], until: Callable[[], bool] = lambda: False) -> None:
+    """Calls `go_on` until nothing is to come or `until` is true; for a tenth of a second at most."""
+    for _ in range(MOST_POLLS):
+        if not go_on() or until():
+            break
+        await asyncio.sleep(_POLL)
 
 
 class _Reset:
