@@ -165,7 +165,8 @@ def goes_on(workshop: Workshop, statement: str) -> Found:
                 told.append(found)
                 assert (await home.recycle(built, found=found)).why == ""
                 assert {**await content(other, built), "users": None} == {**first, "users": None}
-                assert come_back(home, built) == (True, None)
+                as_it_was, found = come_back(home, built)
+                assert as_it_was, found
 
     asyncio.run(go())
     return told[-1]

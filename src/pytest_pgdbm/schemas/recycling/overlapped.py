@@ -16,7 +16,7 @@ from pytest_pgdbm.connections.line import Answer, Line, Question
 from pytest_pgdbm.schemas.recycling.function import EMPTIED, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.pristine import Pristine
 from pytest_pgdbm.schemas.recycling.recyclable import Recyclable
-from pytest_pgdbm.schemas.recycling.vacuuming import Vacuuming, finished_call, vacuum_statement
+from pytest_pgdbm.schemas.recycling.vacuuming import FLUSH, Vacuuming, finished_call, vacuum_statement
 
 _POLL, MOST_POLLS = 0.0005, 200
 """Seconds between two looks at what has come, and how many there are, before more than messages is done."""
@@ -113,9 +113,12 @@ class _Reset:
         """The next statements, for a server of this major version."""
         if self._vacuuming is None:
             return [(self._recyclable.call(time.monotonic() - self._over), self._looked)]
+        # What was in the way of the first one may have been a commit of somebody's that is not on disk.
+        before = [(FLUSH, _ignore)] if self._vacuums else []
         self._vacuums += 1
         tables, _, freeze = self._vacuuming
         return [
+            *before,
             (vacuum_statement(tables, server, freeze=freeze), _ignore),
             (finished_call(self._recyclable.finished, self._vacuuming), self._vacuumed),
         ]

@@ -16,12 +16,14 @@ WAITS = (0.001, 0.002, 0.004)
 
 WAITS_FOR_A_START = (*WAITS, *[0.01] * 50)
 
-# VACUUM takes no page for seen by all while a commit that wrote it is not on disk. A commit that waits for the disk has
-# all earlier ones written: https://www.postgresql.org/docs/current/wal-async-commit.html
-_FLUSH = (
+# VACUUM takes no page for seen by all while a commit that wrote it is not on disk, or one of the next transactions, of
+# whichever session, is not. A commit that waits for the disk has all earlier ones written:
+# https://www.postgresql.org/docs/current/wal-async-commit.html
+FLUSH = (
     "begin; set local synchronous_commit = on;"
     " select pg_catalog.pg_logical_emit_message(true, 'pytest-pgdbm', ''); commit"
 )
+"""Statements that have all that was committed written to disk."""
 
 PAGES = """
 select c.oid, pg_catalog.pg_relation_size(c.oid) as size,
@@ -42,7 +44,7 @@ class Vacuuming(NamedTuple):
 
 async def flush(connection: asyncpg.Connection) -> None:
     """Has all that was committed written to disk, so that VACUUM can say of its pages that all see them."""
-    await connection.execute(_FLUSH)
+    await connection.execute(FLUSH)
 
 
 async def vacuum(
@@ -63,7 +65,9 @@ async def vacuum(
     for wait in (0.0, *waits):
         if not left:
             break
-        await asyncio.sleep(wait)
+        if wait:
+            await asyncio.sleep(wait)
+            await flush(connection)
         await connection.execute(vacuum_statement(left, connection.get_server_version().major, freeze=freeze))
         pages = await connection.fetch(PAGES, [each.oid for each in left])
         done = {
