@@ -13,18 +13,22 @@ from workshop import Workshop
 
 from pytest_pgdbm.schemas.home import Home
 from pytest_pgdbm.schemas.plan import BuiltSet
+from pytest_pgdbm.schemas.recycling import function
 
 SHOP = """
 create table {{tables.users}} (id serial primary key, email text unique, about text);
 create table {{tables.orders}} (id serial primary key, user_id int references {{tables.users}});
 create table {{tables.keyless}} (what text);
 create table {{tables.pages}} (id serial primary key, what text);
+create table {{tables.long}} (id serial primary key, what text);
+alter table {{tables.long}} alter what set storage external;
 insert into {{tables.users}} (email) values ('ann@example.org'), ('bob@example.org');
 insert into {{tables.keyless}} values ('x');
+insert into {{tables.long}} (what) values (repeat('x', 3000));
 insert into {{tables.pages}} (what) select repeat('x', 1000) from generate_series(1, 20);
 """
-ALWAYS = {"keyless", "pages"}
-"""Without an index and of several pages: nobody can tell."""
+ALWAYS = {"keyless", "pages", "long"}
+"""Without an index, of several pages, with oversized values: nobody can tell."""
 
 MANY = "insert into {s}.users (email) select i || '@example.org' from generate_series(1, 2000) i"
 
@@ -126,7 +130,7 @@ def test_what_nobody_has_written_to_is_not_vacuumed(workshop: Workshop) -> None:
             after = await vacuums(connection, built)
             return {name: after[name] - count for name, count in before.items()}
 
-    assert asyncio.run(go()) == {"users": 0, "schema_migrations": 0, "orders": 1, "keyless": 1, "pages": 1}
+    assert asyncio.run(go()) == {"users": 0, "schema_migrations": 0, "orders": 1, "keyless": 1, "pages": 1, "long": 1}
 
 
 async def vacuums(connection: asyncpg.Connection, built: BuiltSet) -> dict[str, int]:
@@ -134,3 +138,22 @@ async def vacuums(connection: asyncpg.Connection, built: BuiltSet) -> dict[str, 
         "select relname, vacuum_count from pg_stat_all_tables where schemaname = $1", built.schemas["shop"]
     )
     return dict(map(tuple, rows))
+
+
+@pytest.mark.parametrize("settings", ["select", "set geqo_threshold = 2"])
+def test_while_somebody_is_there_nothing_is_done_however_the_server_plans(workshop: Workshop, settings: str) -> None:
+    async def go() -> list[int]:
+        done = []
+        async with connected(workshop.url) as connection:
+            await connection.execute(
+                f"{settings}; create temporary table done (n int);"
+                " create function pg_temp.empty(text, int8, float8, out n int) language plpgsql"
+                " as 'begin insert into done values (1); n := 1; end';"
+                f" {function.condition_definition('so', 'true')}; {function.condition_definition('not_so', 'null')}"
+            )
+            for condition in ("so", "not_so"):
+                await connection.execute(function.call_with("empty", "", 1, 0.5, condition))
+                done.append(await connection.fetchval("select count(*) from done"))
+        return done
+
+    assert asyncio.run(go()) == [0, 1]

@@ -70,9 +70,11 @@ def call(name: str) -> str:
 
 def call_with(name: str, expected: str, since: int, over: float, unless: str | None) -> str:
     """The same with these values; nothing is done, and no row yielded, where the function called `unless` says true."""
-    call = f"pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
     if unless is None:
-        return f"select * from {call}"
+        return f"select * from pg_temp.{name}({quote_literal(expected)}, {since}, {over!r})"
+    # The call needs what it is to come after: the server might begin with either of two that are not tied.
+    since_then = f"case when it.so then null else {since} end"
+    call = f"pg_temp.{name}({quote_literal(expected)}, {since_then}, {over!r})"
     return f"select found.* from (select pg_temp.{unless}() as so) it, lateral {call} found where not it.so"
 
 
