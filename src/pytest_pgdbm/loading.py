@@ -13,14 +13,18 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 _OURS = f"{__package__}."
+_PYTESTS = f"{_OURS}plugin"
+"""The one that pytest loads by its name: it warns of a plugin that something else has loaded."""
 
 
 class CompiledModules:
-    """Finds the plugin's modules, and no others, where Python would find them without pytest."""
+    """Finds the modules that the plugin loads, and no others, where Python would find them without pytest."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """As `importlib.abc.MetaPathFinder.find_spec`."""
-        return PathFinder.find_spec(name, path, target) if name.startswith(_OURS) else None
+        if not name.startswith(_OURS) or name == _PYTESTS:
+            return None
+        return PathFinder.find_spec(name, path, target)
 
 
 def prefer_compiled() -> None:

@@ -133,6 +133,23 @@ def test_what_nobody_has_written_to_is_not_vacuumed(workshop: Workshop) -> None:
     assert asyncio.run(go()) == {"users": 0, "schema_migrations": 0, "orders": 1, "keyless": 1, "pages": 1, "long": 1}
 
 
+def test_what_the_planner_knows_is_as_it_was_though_somebody_has_written_it_by_hand(workshop: Workshop) -> None:
+    async def go() -> tuple[float, int]:
+        async with settled(workshop, own=True) as (home, built, _), workshop.superuser() as superuser:
+            users = f"{built.schemas['shop']}.users"
+            await superuser.execute(
+                "update pg_class set reltuples = 1e6, relpages = 10000 where oid = $1::text::regclass", users
+            )
+            assert (await home.recycle(built)).why == ""
+            found = await superuser.fetchrow(
+                "select reltuples, relpages from pg_class where oid = $1::text::regclass", users
+            )
+            assert found is not None
+            return found["reltuples"], found["relpages"]
+
+    assert asyncio.run(go()) == (2, 1)
+
+
 async def vacuums(connection: asyncpg.Connection, built: BuiltSet) -> dict[str, int]:
     rows = await connection.fetch(
         "select relname, vacuum_count from pg_stat_all_tables where schemaname = $1", built.schemas["shop"]

@@ -15,7 +15,6 @@ from pytest_pgdbm.ground.masks import masked
 from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.holders import find_writing
 from pytest_pgdbm.schemas.recycling import function
-from pytest_pgdbm.schemas.recycling.disturbance import read_sizes
 from pytest_pgdbm.schemas.recycling.function import CHANGED, EMPTIED, HELD, UNTOUCHED, Found
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation
 from pytest_pgdbm.schemas.recycling.overlapped import Overlapped
@@ -125,7 +124,6 @@ class Recycler:
             await _expect_same(connection, pristine)
         if touched or views or truncated:
             pristine.files = await read_files(connection, pristine.inventory.stored)
-            pristine.sizes = await read_sizes(connection, pristine.filled)
             recyclable.session = -1  # the function knows the rows by their writers
 
     async def _looked_at(

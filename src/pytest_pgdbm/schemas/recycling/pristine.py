@@ -11,7 +11,6 @@ from pytest_pgdbm.schemas import fingerprint
 from pytest_pgdbm.schemas.fingerprint import Fingerprint
 from pytest_pgdbm.schemas.holders import Holder, find_oldest_reader
 from pytest_pgdbm.schemas.recycling import disturbance, function
-from pytest_pgdbm.schemas.recycling.disturbance import read_sizes
 from pytest_pgdbm.schemas.recycling.function import Found
 from pytest_pgdbm.schemas.recycling.inventory import Inventory, Relation, read_inventory
 from pytest_pgdbm.schemas.recycling.rows import Copy, copy
@@ -51,7 +50,7 @@ class Pristine:
     """A set as it was first leased.
 
     `values` are those of the sequences, `copies` the rows that were there, `indexes` the bytes of the indexes on them,
-    `files` the numbers of the files of all tables, `sizes` the bytes of each file of those with rows, all by OID.
+    `files` the numbers of the files of all tables, all by OID.
     """
 
     schemas: Sequence[str]
@@ -62,17 +61,12 @@ class Pristine:
     files: dict[int, int]
     copies: dict[int, Copy]
     indexes: Mapping[int, int]
-    sizes: Mapping[int, int]
-
-    @property
-    def filled(self) -> list[Relation]:
-        """The tables that had rows."""
-        return [table for table in self.inventory.tables if table.oid in self.seeded]
 
     def definition(self, name: str) -> str:
         """The statements that make the function by which this set is emptied, and what that calls."""
         objects, look, helper = self.fingerprint.anatomy.everything, self.fingerprint.quick, f"{name}_disturbed"
-        disturbed = disturbance.definition(helper, self.filled, self.seeded, self.sizes)
+        filled = [table for table in self.inventory.tables if table.oid in self.seeded]
+        disturbed = disturbance.definition(helper, filled, self.seeded, self.indexes)
         emptying = function.definition(
             name, self.inventory, self.seeded, self.indexes, self.values, objects, look, disturbance.call(helper)
         )
@@ -114,8 +108,7 @@ async def note(
     values = await _values(connection, inventory.sequences)
     taken = await fingerprint.take(connection, None if schemas is None else names)
     files, indexes = await read_files(connection, inventory.stored), await _index_sizes(connection, seeded)
-    pristine = Pristine(names, inventory, taken, seeded, values, files, {}, indexes, {})
-    pristine.sizes = await read_sizes(connection, pristine.filled)
+    pristine = Pristine(names, inventory, taken, seeded, values, files, {}, indexes)
     try:
         for relation in filled:
             pristine.copies[relation.oid] = await copy(connection, relation)
