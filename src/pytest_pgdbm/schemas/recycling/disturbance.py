@@ -42,15 +42,20 @@ def _body(tables: Sequence[Relation], seeded: Mapping[int, SeededRows], indexes:
 
 
 def _compared(table: Relation, rows: SeededRows, indexes: int) -> Iterator[str]:
-    undisturbed = "false"
+    undisturbed = ["false"]
     if _can_tell(table, rows):
-        entries = _counted("returned", table.indexes)
-        looks = _counted("fetched", (table.oid, *table.indexes))
+        entries, looks = _counted("returned", table.indexes), _counted("fetched", (table.oid, *table.indexes))
         yield f"entries := {entries}; looks := {looks}; select pg_catalog.count(*) into n from only {table};"
-        # Had the rows been found in another way, or did the server not count, the index would not have given as many.
-        undisturbed = f"n = {rows.number} and {entries} - entries = n and {looks} = looks and {_as_large(table, rows)}"
-        undisturbed += f" and pg_catalog.pg_indexes_size({table.oid}) = {indexes} and {_known_as(table, rows)}"
-    yield f"if ({undisturbed}) is not true then disturbed := disturbed || {table.oid}::oid; end if;"
+        undisturbed = [
+            f"n = {rows.number}",
+            # Had they been found in another way, or did the server not count, the index would not have given as many.
+            f"{entries} - entries = n",
+            f"{looks} = looks",
+            *_as_large(table, rows),
+            f"pg_catalog.pg_indexes_size({table.oid}) = {indexes}",
+            _known_as(table, rows),
+        ]
+    yield f"if ({' and '.join(undisturbed)}) is not true then disturbed := disturbed || {table.oid}::oid; end if;"
 
 
 def _can_tell(table: Relation, rows: SeededRows) -> bool:
@@ -62,14 +67,15 @@ def _can_tell(table: Relation, rows: SeededRows) -> bool:
     return bool(table.indexes and rows.number and not rows.spread)
 
 
-def _as_large(table: Relation, rows: SeededRows) -> str:
-    """Whether there are no more pages. What is in those of oversized values nobody tells, so there are to be none."""
-    size = f"pg_catalog.pg_relation_size({table.oid}) = {rows.size}"
-    return f"{size} and pg_catalog.pg_relation_size({table.toast}) = 0" if table.toast else size
+def _as_large(table: Relation, rows: SeededRows) -> Iterator[str]:
+    """That there are no more pages. What is in those of oversized values nobody tells, so there are to be none."""
+    yield f"pg_catalog.pg_relation_size({table.oid}) = {rows.size}"
+    if table.toast:
+        yield f"pg_catalog.pg_relation_size({table.toast}) = 0"
 
 
 def _known_as(table: Relation, rows: SeededRows) -> str:
-    """Whether the planner knows it as VACUUM would tell it."""
+    """That the planner knows it as VACUUM would tell it."""
     return (
         "exists (select from pg_catalog.pg_class c"
         f" where c.oid = {table.oid} and c.relpages = 1 and c.reltuples = {rows.number})"
