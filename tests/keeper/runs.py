@@ -150,6 +150,13 @@ def keeper_of(run):
     return next(p for p in psutil.process_iter() if f"pytest-pgdbm keeper {run.id}" in _words(p))
 
 
+def kill_keeper(run):
+    """Kills the keeper, and waits until it is gone: what it holds is held until then."""
+    keeper = keeper_of(run)
+    keeper.kill()
+    wait_until(lambda: not _words(keeper))
+
+
 def postmaster_of(run):
     """The server's main process; raises StopIteration if there is none."""
     return next(p for p in psutil.process_iter() if _is_of(run, p) and "/bin/postgres -D" in _words(p))

@@ -17,6 +17,7 @@ from keeper.runs import (
     a_run,
     actors,
     keeper_of,
+    kill_keeper,
     left_of,
     postmaster_of,
     servers_of,
@@ -84,7 +85,7 @@ def test_when_the_keeper_is_killed_the_server_stays_and_the_last_to_leave_clears
     with actors(ActorProcess(run), ActorProcess(run)) as (one, two):
         one("join", "start")
         two("join", "start")
-        keeper_of(run).kill()
+        kill_keeper(run)
         one("leave")
         assert stays(postmaster_of, run)
         two("leave")
@@ -95,7 +96,7 @@ def test_when_the_keeper_is_killed_the_controller_clears_up(tmp_path):
     run = a_run(tmp_path)
     with actors(ActorProcess(run)) as (actor,):
         actor("join", "start")
-        keeper_of(run).kill()
+        kill_keeper(run)
         actor.kill()
         leave_run(run)
         assert left_of(run) == []
@@ -107,7 +108,7 @@ def test_when_the_keeper_is_killed_during_initdb_the_next_start_begins_anew(tmp_
         actor("join")
         actor.tell("start")
         wait_until(lambda: any("initdb" in words for words in left_of(run)))
-        keeper_of(run).kill()
+        kill_keeper(run)
         heard = actor.hear()
         assert heard["type"] == "ServerFailed"
         assert heard["error"] == (
@@ -129,7 +130,7 @@ def test_when_holders_and_keeper_are_killed_the_next_run_clears_up(tmp_path, whe
         else:
             wait_until(lambda: any("initdb" in words for words in left_of(run)))
         actor.process.send_signal(signal.SIGSTOP)
-        keeper_of(run).kill()
+        kill_keeper(run)
         actor.kill()
         assert left_of(run) != []
         join(a_run(tmp_path)).leave()
@@ -186,7 +187,7 @@ def test_a_killed_initdb_leaves_no_shared_memory(tmp_path):
         actor("join")
         actor.tell("start")
         files = wait_until(lambda: stopped_with_shared_memory(run))
-        keeper_of(run).kill()
+        kill_keeper(run)
         actor.hear()
         actor("leave")
     wait_until(lambda: not any(os.path.exists(file) for file in files))

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from keeper.runs import ActorProcess, a_job, a_run, actors, keeper_of, left_of, postmaster_of, stays, wait_until
+from keeper.runs import (
+    ActorProcess,
+    a_job,
+    a_run,
+    actors,
+    keeper_of,
+    kill_keeper,
+    left_of,
+    postmaster_of,
+    stays,
+    wait_until,
+)
 
 from pytest_pgdbm.ground.records import Process
 from pytest_pgdbm.keeper import kept, leave_run
@@ -160,7 +171,7 @@ def test_when_its_keeper_was_killed_the_next_run_clears_up_and_has_a_new_one(pla
     with actors(place.run(), place.run()) as (one, two):
         keep(one)
         first = postmaster_of(place.server)
-        keeper_of(place.server).kill()
+        kill_keeper(place.server)
         one("leave")
         assert first.is_running()
         assert two("join", "take") == {"taken": True, "known": None}
@@ -171,7 +182,7 @@ def test_when_its_keeper_was_killed_the_next_run_clears_up_and_has_a_new_one(pla
 def test_what_a_killed_keeper_left_is_cleared_once_no_run_has_it(place):
     with actors(place.run(), place.run()) as (one, two):
         keep(one)
-        keeper_of(place.server).kill()
+        kill_keeper(place.server)
         two("sweep")
         assert postmaster_of(place.server)
         one.kill()
